@@ -1,0 +1,188 @@
+"""The log of a thread: where runs write frames and connections read them.
+
+A position is `(epoch, seq)`. `seq` counts the entries of a thread 1, 2, 3… without holes; the
+epoch changes only when the log of the thread was lost. Entries keep their position, ids and time
+for ever: every replay shows the same.
+
+Resume is all or nothing: the epoch must be equal, the position not ahead of the head, and the next
+entry still held; otherwise `GapError`, and the reader starts again from a snapshot.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from langgraph_ws.frames import Frame, RunFailed, RunFinished, RunResult
+from langgraph_ws.view import ThreadView
+
+__all__ = [
+    "TERMINAL",
+    "Bounds",
+    "Entry",
+    "Follower",
+    "Position",
+    "Retention",
+    "ThreadLog",
+]
+
+TERMINAL = (RunResult, RunFailed, RunFinished)
+"""The frames that tell how a run ended; they outlive the others of the run."""
+
+
+class Position(NamedTuple):
+    """A place in the log of a thread: after entry `seq` (0: before the first)."""
+
+    epoch: str
+    seq: int
+
+
+class Bounds(NamedTuple):
+    """What a log holds of a thread: entries `first` to `head` (none when `first > head`)."""
+
+    epoch: str
+    first: int
+    head: int
+
+
+class Entry:
+    """A frame in the log.
+
+    Attributes:
+        seq: Its number in the thread, from 1.
+        run_id: The run that it belongs to, as the client knows it.
+        time_ms: When it was logged, in milliseconds since the Unix epoch.
+        frame: What happened.
+        encoded: Its bytes for each protocol variant, made once and shared by all who follow.
+    """
+
+    __slots__ = ("encoded", "frame", "run_id", "seq", "time_ms")
+
+    def __init__(self, seq: int, run_id: str, time_ms: int, frame: Frame) -> None:
+        self.seq = seq
+        self.run_id = run_id
+        self.time_ms = time_ms
+        self.frame = frame
+        self.encoded: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"Entry({self.seq}, {self.run_id!r}, {self.time_ms}, {self.frame!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much a log keeps.
+
+    Finished runs go first, oldest first; of a running one the oldest frames go when it outgrows
+    the limits of its thread. Terminal frames are kept beside the log for `result_s`.
+
+    Attributes:
+        entries: Entries of one thread.
+        thread_bytes: Bytes of one thread.
+        total_bytes: Bytes of all threads in this process; beyond it, with nothing finished left
+            to drop, new runs are refused as `overloaded`.
+        finished_s: Seconds that the frames of a run are kept after its end.
+        result_s: Seconds that its terminal frames are kept after its end.
+    """
+
+    entries: int = 10_000
+    thread_bytes: int = 8 * 2**20
+    total_bytes: int = 256 * 2**20
+    finished_s: float = 600.0
+    result_s: float = 86_400.0
+
+
+class Follower(Protocol):
+    """A cursor over the log of one thread."""
+
+    @property
+    def position(self) -> Position:
+        """The position of the entry read last."""
+        ...
+
+    def read(self, limit: int) -> list[Entry]:
+        """The entries after the position that are there now, at most `limit`; moves past them.
+
+        Raises:
+            GapError: The next entry is no longer held, or the log was lost.
+            LogClosed: The log has been closed and everything in it was read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop following; `wake` is not called again."""
+        ...
+
+
+class ThreadLog(ABC):
+    """The log of every thread of one or more graphs.
+
+    A thread is named by a key (`Runs` makes it of identity and thread id). One process writes to a
+    thread at a time, and one task in it.
+    """
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Begin to work, inside the running event loop; called once."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End every follower and release what the log holds."""
+
+    @abstractmethod
+    async def append(self, thread: str, run_id: str, frames: Sequence[Frame]) -> Position:
+        """Write frames to the end of the log; when it returns, every follower may see them.
+
+        Returns:
+            The position of the last of them.
+
+        Raises:
+            LogClosed: The log has been closed.
+        """
+
+    @abstractmethod
+    async def follow(
+        self,
+        thread: str,
+        after: Position | None,
+        wake: Callable[[], None],
+        *,
+        rewind: bool = False,
+    ) -> Follower:
+        """Read from a position on: first what is held, then what comes.
+
+        Args:
+            thread: The thread; it need not exist yet.
+            after: The position of the last entry already seen; None, or a `seq` of 0 in any
+                epoch: everything, which needs the first entry to be held still.
+            wake: Called in the event loop, once for each batch of new entries, and when the log is
+                lost or closed; it must not block and must not raise.
+            rewind: Begin at the first entry of the run that `after` lies in instead, for a reader
+                that needs the whole run to make sense of the rest.
+
+        Raises:
+            GapError: The position cannot be resumed from.
+            LogClosed: The log has been closed.
+        """
+
+    @abstractmethod
+    async def bounds(self, thread: str) -> Bounds:
+        """What is held of a thread (first 1 and head 0 of a thread that nobody knows)."""
+
+    @abstractmethod
+    async def view(self, thread: str) -> tuple[Position, ThreadView]:
+        """What the frames so far add up to, and the position it stands for; a copy to keep."""
+
+    @abstractmethod
+    async def start_of(self, thread: str, run_id: str) -> Position | None:
+        """The position before the first entry of a run; None when that is not held (any more)."""
+
+    @abstractmethod
+    async def result_of(self, thread: str, run_id: str) -> tuple[Entry, ...]:
+        """The terminal entries of a run that ended, in order; empty when nobody knows them."""
+
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Whether new runs may begin (False: the limit of all threads is used up)."""

@@ -1,0 +1,483 @@
+"""The thread log in the memory of one process: the default, with nothing else to run.
+
+A thread has a record: its entries by `seq`, its view, its runs and its followers. What a record
+holds is bounded twice. The *frames* are what `Retention` speaks of. What is *kept* beside them
+(terminal entries, the folded view) is bounded too, or many short runs would fill the memory with
+results that nobody asks for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from langgraph_ws.codec import dumps, encode_frame
+from langgraph_ws.errors import GapError, GapReason, LogClosed
+from langgraph_ws.frames import (
+    BlockDelta,
+    Frame,
+    Interrupted,
+    MessageFinished,
+    RolledBack,
+    RunFinished,
+    RunStarted,
+    Sources,
+)
+from langgraph_ws.log import TERMINAL, Bounds, Entry, Follower, Position, Retention, ThreadLog
+from langgraph_ws.view import ThreadView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["MemoryThreadLog"]
+
+logger = logging.getLogger(__name__)
+
+_ENTRY_BYTES = 512
+"""What an entry takes beside its text: entry, frame, their strings and numbers (CPython 3.11)."""
+
+_MAX_SWEEP_S = 30.0
+_MIN_SWEEP_S = 0.1
+
+
+class MemoryThreadLog(ThreadLog):
+    """A thread log in the memory of this process; it is lost with the process.
+
+    What is kept beside the frames has limits of its own: the finished messages in the view of a
+    thread take at most `thread_bytes` (the oldest go, the newest stays); views and terminal entries
+    of all runs together take at most `total_bytes`, beyond which the runs that ended first are
+    forgotten. A run is forgotten, by `view` too, when both its frames and its result are out of
+    time; its pending interrupts stay. Bytes are estimates, close to what CPython takes.
+
+    Args:
+        retention: How much is kept.
+        clock: The time in seconds since the Unix epoch.
+    """
+
+    def __init__(
+        self, retention: Retention | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._retention = retention or Retention()
+        self._clock = clock
+        self._result_s = max(self._retention.result_s, self._retention.finished_s)
+        self._threads: dict[str, _Thread] = {}
+        self._with_frames: deque[_Run] = deque()  # ended, frames not yet dropped; oldest end first
+        self._with_result: deque[_Run] = deque()  # ended, not yet forgotten; oldest end first
+        self._waiting: dict[_Thread, int] = {}  # nothing left but interrupts, which take so much
+        self._bytes = 0
+        self._kept = 0
+        self._epochs = secrets.token_hex(8)
+        self._created = 0
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Drop what is out of time also while nobody uses the log, until `close`.
+
+        Raises:
+            LogClosed: The log has been closed.
+        """
+        self._check_open()
+        self._schedule(asyncio.get_running_loop())
+
+    async def close(self) -> None:
+        """End every follower and release what the log holds."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        threads = list(self._threads.values())
+        for forgotten in (self._threads, self._with_frames, self._with_result, self._waiting):
+            forgotten.clear()
+        for thread in threads:
+            thread.closed = True
+        for thread in threads:
+            thread.wake()
+
+    async def append(self, thread: str, run_id: str, frames: Sequence[Frame]) -> Position:
+        """Write frames to the end of the log; when it returns, every follower may see them."""
+        self._check_open()
+        now = self._clock()
+        self._expire(now)
+        if not frames:
+            bounds = self._bounds(self._threads.get(thread))
+            return Position(bounds.epoch, bounds.head)
+        record = self._record(thread)
+        self._kept -= self._waiting.pop(record, 0)
+        frame_bytes, kept = record.bytes, record.kept
+        if (ended := record.write(run_id, frames, now)) is not None:
+            self._with_frames.append(ended)
+            self._with_result.append(ended)
+        record.trim()
+        self._bytes += record.bytes - frame_bytes
+        self._kept += record.kept - kept
+        self._fit()
+        position = record.position
+        record.wake()
+        return position
+
+    async def follow(
+        self,
+        thread: str,
+        after: Position | None,
+        wake: Callable[[], None],
+        *,
+        rewind: bool = False,
+    ) -> Follower:
+        """Read from a position on: first what is held, then what comes."""
+        self._check_open()
+        self._expire(self._clock())
+        seq = self._resume(self._threads.get(thread), after, rewind)
+        record = self._record(thread)
+        follower = _Follower(record, seq, self._settle)
+        record.followers[follower] = wake
+        return follower
+
+    async def bounds(self, thread: str) -> Bounds:
+        """What is held of a thread (first 1 and head 0 of a thread that nobody knows)."""
+        self._expire(self._clock())
+        return self._bounds(self._threads.get(thread))
+
+    async def view(self, thread: str) -> tuple[Position, ThreadView]:
+        """What the frames so far add up to, and the position it stands for; a copy to keep."""
+        self._expire(self._clock())
+        record = self._threads.get(thread)
+        bounds = self._bounds(record)
+        view = ThreadView() if record is None else record.view.copy()
+        return Position(bounds.epoch, bounds.head), view
+
+    async def start_of(self, thread: str, run_id: str) -> Position | None:
+        """The position before the first entry of a run; None when that is not held (any more)."""
+        self._expire(self._clock())
+        record = self._threads.get(thread)
+        run = None if record is None else record.runs.get(run_id)
+        if record is None or run is None or run.first < record.first:
+            return None
+        return Position(record.epoch, run.first - 1)
+
+    async def result_of(self, thread: str, run_id: str) -> tuple[Entry, ...]:
+        """The terminal entries of a run that ended, in order; empty when nobody knows them."""
+        self._expire(self._clock())
+        record = self._threads.get(thread)
+        run = None if record is None else record.runs.get(run_id)
+        return () if run is None or run.end is None else tuple(run.terminal)
+
+    def has_room(self) -> bool:
+        """Whether new runs may begin (False: the limit of all threads is used up)."""
+        return not self._closed and self._bytes < self._retention.total_bytes
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogClosed("the thread log has been closed")
+
+    def _record(self, key: str) -> _Thread:
+        record = self._threads.get(key)
+        if record is None:
+            self._created += 1
+            epoch = f"{self._epochs}-{self._created}"
+            record = self._threads[key] = _Thread(key, epoch, self._retention)
+        return record
+
+    def _bounds(self, record: _Thread | None) -> Bounds:
+        if record is None:
+            return Bounds(f"{self._epochs}-0", 1, 0)
+        return Bounds(record.epoch, record.first, record.head)
+
+    def _resume(self, record: _Thread | None, after: Position | None, rewind: bool) -> int:
+        """The `seq` after which to read."""
+        seq = 0 if after is None else after.seq
+        bounds = self._bounds(record)
+        if reason := _gap(bounds, after):
+            raise _gap_error(reason, seq, bounds)
+        start = seq if record is None or not rewind else record.rewound(seq)
+        if start + 1 < bounds.first:
+            raise _gap_error("trimmed", seq, bounds)
+        return start
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        delay = max(_MIN_SWEEP_S, min(_MAX_SWEEP_S, self._retention.finished_s / 2))
+        self._timer = loop.call_later(delay, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._schedule(loop)
+        self._expire(self._clock())
+
+    def _expire(self, now: float) -> None:
+        """Drop what is out of time."""
+        while self._with_frames and self._with_frames[0].ended + self._retention.finished_s <= now:
+            self._drop(self._with_frames.popleft())
+        while self._with_result and self._with_result[0].ended + self._result_s <= now:
+            self._forget(self._with_result.popleft())
+
+    def _fit(self) -> None:
+        """Drop what is over the limits of all threads, oldest end first."""
+        limit = self._retention.total_bytes
+        while self._bytes >= limit and self._with_frames:
+            self._drop(self._with_frames.popleft())
+        while self._kept >= limit and self._waiting:
+            self._abandon(next(iter(self._waiting)))
+        while self._kept >= limit and self._with_result:
+            self._forget(self._with_result.popleft())
+
+    def _drop(self, run: _Run) -> None:
+        """Let go of the frames of a run that ended."""
+        before = run.thread.bytes
+        run.thread.drop(run)
+        self._bytes += run.thread.bytes - before
+
+    def _forget(self, run: _Run) -> None:
+        """Let go of everything known of a run that ended."""
+        self._drop(run)
+        before = run.thread.kept
+        run.thread.forget(run.run_id)
+        self._kept += run.thread.kept - before
+        self._settle(run.thread)
+
+    def _abandon(self, thread: _Thread) -> None:
+        """Let go of the interrupts of a thread that has nothing else left."""
+        self._kept -= self._waiting.pop(thread)
+        thread.view.interrupts.clear()
+        self._settle(thread)
+
+    def _settle(self, thread: _Thread) -> None:
+        """Let go of a thread of which nothing is left."""
+        if thread.runs:
+            return
+        if thread.view.interrupts:
+            if thread not in self._waiting:
+                self._waiting[thread] = sum(map(_size, thread.view.interrupts.values()))
+                self._kept += self._waiting[thread]
+        elif not thread.followers:
+            self._threads.pop(thread.key, None)
+
+
+class _Held(Entry):
+    """An entry that knows how many bytes it takes."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, seq: int, run_id: str, time_ms: int, frame: Frame, size: int) -> None:
+        super().__init__(seq, run_id, time_ms, frame)
+        self.size = size
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """What a log knows of a run.
+
+    `first` and `last` are its first and last entry, `end` is the one that says that it ended,
+    `ended` the time of that in seconds; `kept` is what its view and terminal entries take.
+    """
+
+    thread: _Thread
+    run_id: str
+    first: int
+    last: int
+    end: int | None = None
+    ended: float = 0.0
+    dropped: bool = False
+    terminal: list[Entry] = field(default_factory=list)
+    kept: int = 0
+    sources: int = 0
+
+
+class _Thread:
+    """The record of one thread: entries, view, runs, followers."""
+
+    def __init__(self, key: str, epoch: str, retention: Retention) -> None:
+        self.key = key
+        self.epoch = epoch
+        self.first = 1
+        self.head = 0
+        self.bytes = 0
+        self.kept = 0
+        self.closed = False
+        self.entries: dict[int, _Held] = {}
+        self.view = ThreadView()
+        self.runs: dict[str, _Run] = {}
+        self.followers: dict[_Follower, Callable[[], None]] = {}
+        self._retention = retention
+        self._messages: deque[tuple[_Run, int]] = deque()  # those in the view, and their bytes
+        self._message_bytes = 0
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.head)
+
+    def write(self, run_id: str, frames: Sequence[Frame], now: float) -> _Run | None:
+        """Add entries and fold them in; the run, if it ended with them."""
+        run = self.runs.get(run_id)
+        if run is None:
+            run = self.runs[run_id] = _Run(self, run_id, self.head + 1, self.head)
+        running = run.end is None
+        time_ms = int(now * 1000)
+        for frame in frames:
+            self.head += 1
+            entry = _Held(self.head, run_id, time_ms, frame, _size(frame))
+            self.entries[entry.seq] = entry
+            self.bytes += entry.size
+            self.view.apply(run_id, frame)
+            if type(frame) is not BlockDelta:
+                self._note(run, entry)
+        run.last = self.head
+        if running and run.end is not None:
+            run.ended = now
+            return run
+        return None
+
+    def _note(self, run: _Run, entry: _Held) -> None:
+        """Remember what outlives the entry, and what that takes."""
+        match entry.frame:
+            case MessageFinished():
+                self._messages.append((run, entry.size))
+                self._message_bytes += entry.size
+                self._keep(run, entry.size)
+            case RunStarted() | Interrupted():
+                self._keep(run, entry.size)
+            case Sources():
+                self._keep(run, entry.size - run.sources)
+                run.sources = entry.size
+            case RolledBack(run_id=run_id):
+                self._forget_messages(run_id)
+            case frame if isinstance(frame, TERMINAL):
+                run.terminal.append(entry)
+                self._keep(run, entry.size)
+                if isinstance(frame, RunFinished):
+                    run.end = entry.seq
+            case _:
+                pass
+
+    def _keep(self, run: _Run, size: int) -> None:
+        run.kept += size
+        self.kept += size
+
+    def trim(self) -> None:
+        """Drop what is over the limits of a thread, oldest first; the newest entry stays."""
+        limit = self._retention
+        while len(self.entries) > 1 and (
+            len(self.entries) > limit.entries or self.bytes > limit.thread_bytes
+        ):
+            self._pop()
+        while len(self._messages) > 1 and self._message_bytes > limit.thread_bytes:
+            self._pop_message()
+
+    def _pop(self) -> None:
+        self.bytes -= self.entries.pop(self.first).size
+        self.first += 1
+
+    def _pop_message(self) -> None:
+        run, size = self._messages.popleft()
+        self._message_bytes -= size
+        self._keep(run, -size)
+        del self.view.runs[run.run_id].messages[0]
+
+    def drop(self, run: _Run) -> None:
+        """Drop the entries of a run that ended, or leave them until those before them go."""
+        run.dropped = True
+        while self.entries:
+            oldest = self.runs.get(self.entries[self.first].run_id)
+            if oldest is not None and not oldest.dropped:
+                break
+            self._pop()
+
+    def forget(self, run_id: str) -> None:
+        """Let go of a run that was dropped; pending interrupts stay."""
+        self._forget_messages(run_id)
+        self._keep(run := self.runs.pop(run_id), -run.kept)
+        self.view.runs.pop(run_id, None)
+
+    def _forget_messages(self, run_id: str) -> None:
+        kept: deque[tuple[_Run, int]] = deque()
+        for run, size in self._messages:
+            if run.run_id == run_id:
+                self._message_bytes -= size
+                self._keep(run, -size)
+            else:
+                kept.append((run, size))
+        self._messages = kept
+
+    def rewound(self, seq: int) -> int:
+        """Before the run that entry `seq` lies in, unless that had ended by then."""
+        run = self._run_at(seq)
+        if run is None or (run.end is not None and run.end <= seq):
+            return seq
+        return run.first - 1
+
+    def _run_at(self, seq: int) -> _Run | None:
+        if (entry := self.entries.get(seq)) is not None:
+            return self.runs.get(entry.run_id)
+        return next((run for run in self.runs.values() if run.first <= seq <= run.last), None)
+
+    def wake(self) -> None:
+        for follower, wake in tuple(self.followers.items()):
+            if follower in self.followers:  # an earlier one may have closed it
+                try:
+                    wake()
+                except Exception:
+                    logger.exception("a follower of a thread log failed to wake")
+
+
+class _Follower:
+    """A cursor over the log of one thread."""
+
+    def __init__(self, thread: _Thread, seq: int, settle: Callable[[_Thread], None]) -> None:
+        self._thread = thread
+        self._seq = seq
+        self._settle = settle
+
+    @property
+    def position(self) -> Position:
+        """The position of the entry read last."""
+        return Position(self._thread.epoch, self._seq)
+
+    def read(self, limit: int) -> list[Entry]:
+        """The entries after the position that are there now, at most `limit`; moves past them."""
+        thread = self._thread
+        start = self._seq + 1
+        if start < thread.first:
+            raise _gap_error("trimmed", self._seq, Bounds(thread.epoch, thread.first, thread.head))
+        if start > thread.head and thread.closed:
+            raise LogClosed("the thread log has been closed")
+        self._seq = min(self._seq + limit, thread.head)
+        return [thread.entries[seq] for seq in range(start, self._seq + 1)]
+
+    def close(self) -> None:
+        """Stop following; `wake` is not called again."""
+        if self._thread.followers.pop(self, None) is not None:
+            self._settle(self._thread)
+
+
+def _gap(bounds: Bounds, after: Position | None) -> GapReason | None:
+    """Why a position cannot be resumed from, if it cannot."""
+    if after is None or after.seq == 0:
+        return "trimmed" if bounds.first > 1 else None
+    if bounds.head == 0:
+        return "unknown"
+    if after.epoch != bounds.epoch:
+        return "epoch"
+    if after.seq > bounds.head:
+        return "ahead"
+    return "trimmed" if after.seq + 1 < bounds.first else None
+
+
+def _gap_error(reason: GapReason, requested: int, bounds: Bounds) -> GapError:
+    return GapError(
+        reason,
+        requested=requested,
+        first=bounds.first,
+        head=bounds.head,
+        epoch=bounds.epoch,
+    )
+
+
+def _size(frame: Frame) -> int:
+    """About how many bytes an entry with this frame takes."""
+    if type(frame) is BlockDelta:
+        return _ENTRY_BYTES + len(frame.text)
+    return _ENTRY_BYTES + len(dumps(encode_frame(frame)))

@@ -1,0 +1,414 @@
+"""The thread log in memory: the common suite, and what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+
+from langgraph_ws.errors import GapError, LogClosed
+from langgraph_ws.frames import (
+    BlockStarted,
+    Custom,
+    Frame,
+    InterruptAnswered,
+    Interrupted,
+    MessageFinished,
+    MessageStarted,
+    RolledBack,
+    RunFinished,
+    RunResult,
+    Source,
+    Sources,
+)
+from langgraph_ws.log import Bounds, Entry, Position, Retention, ThreadLog
+from langgraph_ws.log.memory import MemoryThreadLog
+from tests.log_suite import (
+    ALL,
+    Clock,
+    ThreadLogSuite,
+    Wakes,
+    delta,
+    ending,
+    gap,
+    log_machine,
+    nothing,
+    read_all,
+    seqs,
+    started,
+    whole_run,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+def create(retention: Retention, clock: Clock) -> ThreadLog:
+    return MemoryThreadLog(retention, clock=clock)
+
+
+class TestSuite(ThreadLogSuite):
+    """The common suite over the log in memory."""
+
+    def create(self, retention: Retention, clock: Clock) -> ThreadLog:
+        return create(retention, clock)
+
+    async def lose(self, log: ThreadLog, clock: Clock) -> ThreadLog:
+        await log.close()
+        return create(Retention(), clock)
+
+
+TestMachine = log_machine(create).TestCase
+TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class Payload(dict[str, Any]):
+    """Data whose end can be seen."""
+
+
+def message(name: str, size: int) -> MessageFinished:
+    return MessageFinished(message_id=name, content=({"type": "text", "text": "x" * size},))
+
+
+async def message_ids(log: ThreadLog, run_id: str, thread: str = "t") -> list[str]:
+    _, view = await log.view(thread)
+    return [message.message_id for message in view.runs[run_id].messages]
+
+
+def interrupted_run(run_id: str, *names: str, size: int = 10) -> list[Frame]:
+    asks = [Interrupted(interrupt_id=name, value="x" * size) for name in names]
+    return [started(run_id), *asks, RunFinished(status="interrupted")]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def make(clock: Clock) -> AsyncIterator[Callable[..., MemoryThreadLog]]:
+    logs: list[MemoryThreadLog] = []
+
+    def make(**limits: Any) -> MemoryThreadLog:
+        log = MemoryThreadLog(Retention(**limits), clock=clock)
+        logs.append(log)
+        return log
+
+    yield make
+    for log in logs:
+        await log.close()
+
+
+def test_an_entry_shows_what_it_holds() -> None:
+    assert repr(Entry(1, "r", 2, RunResult(text="hi"))).startswith("Entry(1, 'r', 2, RunResult(")
+
+
+async def test_it_needs_no_arguments() -> None:
+    log = MemoryThreadLog()
+    await log.append("t", "r", whole_run("r"))
+    assert seqs(await read_all(log, "t")) == [1, 2, 3]
+    await log.close()
+
+
+async def test_a_wake_that_raises_hurts_nobody(
+    make: Callable[..., MemoryThreadLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("no")
+
+    log = make()
+    wakes = Wakes()
+    await log.follow("t", None, broken)
+    await log.follow("t", None, wakes)
+    with caplog.at_level(logging.ERROR):
+        assert (await log.append("t", "r", [delta()])).seq == 1
+    assert wakes.count == 1
+    assert "failed to wake" in caplog.text
+
+
+async def test_a_wake_may_close_followers(make: Callable[..., MemoryThreadLog]) -> None:
+    log = make()
+    wakes = Wakes()
+
+    def leave() -> None:
+        first.close()
+        second.close()
+
+    first = await log.follow("t", None, leave)
+    second = await log.follow("t", None, wakes)
+    await log.append("t", "r", [delta()])
+    assert wakes.count == 0
+
+
+async def test_looking_at_threads_that_do_not_exist_leaves_nothing_behind(
+    make: Callable[..., MemoryThreadLog],
+) -> None:
+    log = make()
+    one = await log.follow("t", None, nothing)
+    two = await log.follow("t", None, nothing)
+    epoch = one.position.epoch
+    assert two.position.epoch == epoch
+    one.close()
+    assert (await log.bounds("t")).epoch == epoch  # the other still follows
+    two.close()
+    assert (await log.follow("t", None, nothing)).position.epoch != epoch
+    with pytest.raises(GapError):
+        await log.follow("u", Position("e", 1), nothing)
+
+
+async def test_a_thread_of_which_nothing_is_left_begins_anew(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(finished_s=1, result_s=10)
+    old = await log.append("t", "r", whole_run("r"))
+    clock.advance(10)
+    assert (await log.bounds("t"))[1:] == (1, 0)
+    assert (await gap(log, "t", old)).reason == "unknown"
+    new = await log.append("t", "r", [started()])
+    assert new.seq == 1
+    assert new.epoch != old.epoch
+
+
+async def test_a_followed_thread_is_not_forgotten(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(finished_s=1, result_s=10)
+    follower = await log.follow("t", None, nothing)
+    end = await log.append("t", "r", whole_run("r"))
+    follower.read(ALL)
+    clock.advance(10)
+    assert await log.bounds("t") == Bounds(end.epoch, end.seq + 1, end.seq)
+    assert await log.append("t", "r2", [started()]) == Position(end.epoch, end.seq + 1)
+    assert seqs(follower.read(ALL)) == [end.seq + 1]
+
+
+async def test_a_result_is_kept_at_least_as_long_as_the_frames(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(finished_s=60, result_s=5)
+    await log.append("t", "r", whole_run("r"))
+    clock.advance(59)
+    assert len(await log.result_of("t", "r")) == 2
+    assert len(await read_all(log, "t")) == 3
+    clock.advance(1)
+    assert await log.result_of("t", "r") == ()
+
+
+async def test_the_messages_of_a_view_are_bounded(make: Callable[..., MemoryThreadLog]) -> None:
+    log = make(thread_bytes=40_000)
+    for number in range(3):
+        await log.append("t", f"r{number}", whole_run(f"r{number}", message("m", 15_000)))
+    assert [await message_ids(log, f"r{n}") for n in range(3)] == [[], ["m"], ["m"]]
+    await log.append("t", "r3", [started("r3"), message("big", 50_000)])
+    assert [await message_ids(log, f"r{n}") for n in range(4)] == [[], [], [], ["big"]]
+    await log.append("t", "r3", [message("small", 10)])
+    assert await message_ids(log, "r3") == ["small"]
+    await log.append("t", "r3", [message("last", 10)])
+    assert await message_ids(log, "r3") == ["small", "last"]
+
+
+async def test_a_run_that_was_rolled_back_takes_no_room_in_the_view(
+    make: Callable[..., MemoryThreadLog],
+) -> None:
+    log = make(thread_bytes=40_000)
+    await log.append("t", "r0", whole_run("r0", message("m0", 15_000)))
+    await log.append("t", "r1", whole_run("r1", message("m1", 15_000)))
+    await log.append("t", "r2", [started("r2"), RolledBack(run_id="r1"), message("m2", 15_000)])
+    assert await message_ids(log, "r0") == ["m0"]
+    assert await message_ids(log, "r2") == ["m2"]
+    _, view = await log.view("t")
+    assert list(view.runs) == ["r0", "r2"]
+
+
+async def test_results_of_many_short_runs_are_bounded(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(total_bytes=100_000)
+    for number in range(200):
+        clock.advance(1)
+        frames = [started(), Sources(sources=(Source(id="s"),), added=1), *ending("x" * 1000)]
+        await log.append(f"t{number}", "r", frames)
+        assert log.has_room()
+    known = [bool(await log.result_of(f"t{number}", "r")) for number in range(200)]
+    assert known == sorted(known)  # those that ended last
+    assert 10 <= sum(known) <= 100
+    assert (await log.bounds("t0"))[1:] == (1, 0)
+
+
+async def test_a_run_forgotten_for_want_of_room_goes_with_its_frames(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(total_bytes=60_000, thread_bytes=5_000)
+    sources = [Source(id=str(n), snippet="x" * 10_000) for n in range(4)]
+    await log.append("a", "r", whole_run("r"))
+    await log.append("b", "r", [started(), Sources(sources=tuple(sources), added=4)])
+    follower = await log.follow("a", None, nothing)
+    assert len(await log.result_of("a", "r")) == 2
+    await log.append("b", "r", [Interrupted(interrupt_id="i", value="x" * 20_000)])
+    assert await log.result_of("a", "r") == ()
+    assert (await log.bounds("a"))[1:] == (4, 3)
+    with pytest.raises(GapError):
+        follower.read(ALL)
+    follower.close()
+    assert (await log.bounds("a"))[1:] == (1, 0)
+    clock.advance(600)  # its frames would go now
+    assert (await log.bounds("a"))[1:] == (1, 0)
+    assert log.has_room()
+
+
+async def test_what_is_gone_takes_no_room(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    async def results_held(log: MemoryThreadLog) -> int:
+        for number in range(100):
+            await log.append(f"new{number}", "r", whole_run("r"))
+        return sum([bool(await log.result_of(f"new{n}", "r")) for n in range(100)])
+
+    limits = {"total_bytes": 60_000, "thread_bytes": 5_000, "finished_s": 10, "result_s": 10}
+    log = make(**limits)
+    source = Source(id="s", snippet="x" * 500)
+    for number in range(50):
+        sources: list[Frame] = [Sources(sources=(source,), added=1)] * 3
+        messages = [message(f"m{n}", 1_500) for n in range(4)]
+        await log.append("a", f"old{number}", whole_run(f"old{number}", *sources, *messages))
+        await log.append("a", f"r{number}", whole_run(f"r{number}", message("m", 1_000)))
+        await log.append("a", f"s{number}", [RolledBack(run_id=f"r{number}"), *ending()])
+        await log.append("b", f"r{number}", interrupted_run(f"r{number}", "i", size=1_000))
+        clock.advance(10)
+        position, _ = await log.view("b")  # nothing but the interrupt is left
+        (await log.follow("b", position, nothing)).close()
+        answer: list[Frame] = [InterruptAnswered(interrupt_ids=("i",)), *ending()]
+        await log.append("b", f"a{number}", answer)
+        clock.advance(10)
+    assert await results_held(log) == await results_held(make(**limits))
+
+
+async def test_what_the_view_has_no_more_takes_no_room(
+    make: Callable[..., MemoryThreadLog],
+) -> None:
+    log = make(total_bytes=100_000, thread_bytes=5_000)
+    await log.append("t", "r", whole_run("r"))
+    source = Source(id="s", snippet="x" * 1_000)
+    await log.append("a", "r", [started(), *[Sources(sources=(source,), added=0)] * 100])
+    await log.append("b", "r", [started(), *[message("m", 1_500)] * 100])
+    for number in range(15):
+        await log.append(f"c{number}", "r1", whole_run("r1", message("m", 3_000)))
+        await log.append(f"c{number}", "r2", [RolledBack(run_id="r1"), *ending()])
+    assert len(await log.result_of("t", "r")) == 2
+
+
+async def test_pending_interrupts_wait_as_long_as_there_is_room(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(total_bytes=100_000, finished_s=1, result_s=1)
+    follower = await log.follow("a", None, nothing)
+    for thread in "abcd":
+        await log.append(thread, "r", interrupted_run("r", "i", "j", size=10_000))
+        clock.advance(1)
+    waiting = [list((await log.view(thread))[1].interrupts) for thread in "abcd"]
+    assert waiting == [["i", "j"]] * 4
+    follower.close()
+    assert list((await log.view("a"))[1].interrupts) == ["i", "j"]
+    await log.append("b", "r2", [started("r2")])  # goes on, and is not idle any more
+    follower = await log.follow("c", (await log.view("c"))[0], nothing)
+    await log.append("e", "r", interrupted_run("r", "i", "j", "k", "l", size=11_000))
+    await log.append("f", "r", [started(), message("m", 10_000)])
+    known = {thread: list((await log.view(thread))[1].interrupts) for thread in "abcdef"}
+    assert known["a"] == known["c"] == []
+    assert known["b"] == ["i", "j"]
+    assert known["e"] == ["i", "j", "k", "l"]
+    assert (await log.bounds("a"))[1:] == (1, 0)
+    head = follower.position
+    assert await log.append("c", "r2", [started("r2")]) == Position(head.epoch, head.seq + 1)
+    assert seqs(follower.read(ALL)) == [head.seq + 1]
+
+
+async def test_entries_of_a_finished_run_behind_a_running_one_go_with_it(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(finished_s=60)
+    await log.append("t", "slow", [started("slow")])  # 1
+    await log.append("t", "quick", whole_run("quick"))  # 2 to 4
+    clock.advance(60)
+    assert (await log.bounds("t")).first == 1
+    head = await log.append("t", "slow", ending())  # 5, 6
+    clock.advance(60)
+    assert await log.bounds("t") == Bounds(head.epoch, 7, 6)
+
+
+async def test_a_running_run_outlives_the_memory_of_one_that_ended_meanwhile(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(finished_s=60, result_s=60)
+    await log.append("t", "slow", [started("slow")])  # 1
+    await log.append("t", "quick", whole_run("quick"))  # 2 to 4
+    clock.advance(60)
+    assert await log.result_of("t", "quick") == ()
+    assert seqs(await read_all(log, "t")) == [1, 2, 3, 4]
+    follower = await log.follow("t", None, nothing)
+    head = await log.append("t", "slow", ending())  # 5, 6
+    clock.advance(60)
+    assert await log.bounds("t") == Bounds(head.epoch, 7, 6)
+    follower.close()
+    assert (await log.bounds("t"))[1:] == (1, 0)
+
+
+async def test_a_run_ends_once(make: Callable[..., MemoryThreadLog], clock: Clock) -> None:
+    log = make(finished_s=60)
+    await log.append("t", "r", whole_run("r"))
+    clock.advance(59)
+    head = await log.append("t", "r", [RunFinished(status="failed")])
+    clock.advance(1)
+    assert await log.bounds("t") == Bounds(head.epoch, 5, 4)
+
+
+async def test_a_follower_closed_after_the_log_changes_nothing(
+    make: Callable[..., MemoryThreadLog],
+) -> None:
+    log = make()
+    follower = await log.follow("t", None, nothing)
+    await log.close()
+    follower.close()
+    with pytest.raises(LogClosed):
+        follower.read(1)
+    assert not log.has_room()
+    assert (await log.bounds("t"))[1:] == (1, 0)
+    with pytest.raises(LogClosed):
+        await log.start()
+
+
+async def test_what_is_out_of_time_goes_while_nobody_uses_the_log(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(finished_s=0.01)
+    await log.start()
+    for run_id in ("r1", "r2"):
+        data = Payload(answer=42)
+        gone = asyncio.Event()
+        weakref.finalize(data, gone.set)
+        await log.append("t", run_id, whole_run(run_id, Custom(name="c", data=data)))
+        del data
+        clock.advance(0.01)
+        await asyncio.wait_for(gone.wait(), 10)
+
+
+async def test_a_closed_log_is_let_go() -> None:
+    log = MemoryThreadLog()
+    await log.start()
+    open_message: list[Frame] = [
+        MessageStarted(message_id="m"),
+        BlockStarted(message_id="m", index=0, kind="text"),
+        delta(),
+    ]
+    await log.append("t", "r", open_message)
+    (await log.follow("t", None, nothing)).close()
+    await log.close()
+    ref = weakref.ref(log)
+    del log
+    gc.collect()
+    assert ref() is None
