@@ -1,0 +1,581 @@
+"""Run a graph and get its frames: no log, no session, no socket.
+
+`stream_frames` is the whole of it for server-sent events, a notebook or a test. `Execution` is the
+same in pieces, for a run that is logged and can be cancelled: iterate `frames()`, then take the
+last ones from `end()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+from uuid import UUID, uuid4
+
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.messages import BaseMessage, convert_to_messages
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError
+from langgraph.pregel.protocol import PregelProtocol
+from langgraph.runtime import RunControl
+
+from langgraph_ws.codec import message_json, plain
+from langgraph_ws.errors import (
+    ConfigurationError,
+    ErrorCode,
+    LangGraphWSError,
+    LogClosed,
+    LogFailed,
+)
+from langgraph_ws.frames import Frame, RunFailed, RunFinished, RunResult, RunStarted, RunStatus
+from langgraph_ws.mapping import (
+    STREAM_MODES,
+    TAPPED,
+    ChatMapper,
+    Mapper,
+    Part,
+    check_mapper,
+    report,
+)
+from langgraph_ws.messages import Place, place_of
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+__all__ = [
+    "Execution",
+    "GraphOptions",
+    "MapperError",
+    "check_graph",
+    "graph_options",
+    "input_messages",
+    "stream_frames",
+]
+
+_log = logging.getLogger("langgraph_ws")
+
+_TEXTS: dict[ErrorCode, str] = {
+    "graph_failed": "The graph failed.",
+    "mapper_failed": "The output of the graph could not be shown.",
+    "recursion_limit": "The graph took more steps than it may.",
+    "nothing_to_continue": "There is nothing to continue from.",
+    "drained": "The server is going away; the run stopped after its last step.",
+    "log_failed": "The output of the run could not be stored.",
+}
+_CONTINUABLE = frozenset({"graph_failed", "recursion_limit", "drained", "log_failed"})
+_UNREPORTED = frozenset({"nothing_to_continue", "drained"})
+
+
+class MapperError(LangGraphWSError):
+    """The mapper raised; the error is the cause of this one."""
+
+
+# --- graphs ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphOptions:
+    """What a graph can be asked for.
+
+    Attributes:
+        checkpointer: It saves checkpoints, so that it can be continued.
+        durability: `astream` takes `durability`.
+        control: `astream` takes `control`, so that it can be drained.
+    """
+
+    checkpointer: bool
+    durability: bool
+    control: bool
+
+
+def graph_options(graph: Any) -> GraphOptions:
+    """Decide which options a graph gets.
+
+    `durability="sync"` without a checkpointer crashes in LangGraph 1.2.22 (`AttributeError …
+    _put_checkpoint_fut`), and `RemoteGraph.astream` sends `durability` and `control` on to the
+    server as unknown arguments. A remote graph keeps its checkpoints where it runs.
+    """
+    if _is_remote(graph):
+        return GraphOptions(checkpointer=True, durability=False, control=False)
+    saver = getattr(graph, "checkpointer", None)
+    saves = isinstance(saver, BaseCheckpointSaver)
+    return GraphOptions(checkpointer=saves, durability=saves, control=True)
+
+
+def _is_remote(graph: Any) -> bool:
+    return any(
+        (kind.__module__, kind.__name__) == ("langgraph.pregel.remote", "RemoteGraph")
+        for kind in type(graph).__mro__
+    )
+
+
+def check_graph(value: object) -> Any:
+    """The value, when it is a graph that can run.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if isinstance(value, PregelProtocol):
+        return value
+    hint = " (call .compile() on it)" if hasattr(value, "compile") else ""
+    raise ConfigurationError(f"graph: expected a compiled graph, got {type(value).__name__}{hint}")
+
+
+def input_messages(value: Any) -> tuple[dict[str, Any], ...]:
+    """The messages in the input of a graph, as JSON data; none when there are none."""
+    found = (
+        value.get("messages") if isinstance(value, Mapping) else getattr(value, "messages", None)
+    )
+    if found is None and isinstance(value, list | tuple):
+        found = value
+    if not found:
+        return ()
+    try:
+        messages = convert_to_messages(found if isinstance(found, list | tuple) else [found])
+    except (TypeError, ValueError, NotImplementedError):
+        return ()
+    return tuple(message_json(message) for message in messages if isinstance(message, BaseMessage))
+
+
+# --- callbacks -------------------------------------------------------------------------------
+
+
+class _Tap(BaseCallbackHandler):
+    """Catches what retrievers find and custom events, anywhere in the graph.
+
+    Nodes that are not async run in threads of their own, so what is caught takes the way that
+    LangGraph's own parts take: through the event loop, in order.
+    """
+
+    run_inline = True
+
+    def __init__(self, types: Collection[str]) -> None:
+        self._types = types
+        self._loop = asyncio.get_running_loop()
+        self._caught: deque[Part] = deque()
+        self._retrievers: dict[UUID, tuple[Place, str | None]] = {}
+        self._closed = False
+        self.dropped = 0
+
+    def take(self) -> Iterator[Part]:
+        """What was caught since the last time."""
+        while self._caught:
+            yield self._caught.popleft()
+
+    def close(self) -> None:
+        """Drop what comes from now on, and count it."""
+        self._closed = True
+
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any],
+        query: str,
+        *,
+        run_id: UUID,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember where the retriever runs: its end does not tell."""
+        if "retriever" in self._types and "nostream" not in (tags or ()):
+            self._retrievers[run_id] = place_of(metadata or {}), kwargs.get("name")
+
+    def on_retriever_end(self, documents: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Pass on what the retriever found."""
+        known = self._retrievers.pop(run_id, None)
+        if known is not None:
+            place, name = known
+            self._pass("retriever", place, {"documents": list(documents), "name": name})
+
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the retriever."""
+        self._retrievers.pop(run_id, None)
+
+    def on_custom_event(
+        self,
+        name: str,
+        data: Any,
+        *,
+        run_id: UUID,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Pass on the event."""
+        if "custom_event" in self._types and "nostream" not in (tags or ()):
+            self._pass("custom_event", place_of(metadata or {}), {"name": name, "data": data})
+
+    def _pass(self, kind: str, place: Place, data: dict[str, Any]) -> None:
+        told = {**data, "node": place.node, "task_id": place.task_id}
+        part = {"type": kind, "ns": place.namespace, "data": told}
+        try:
+            self._loop.call_soon_threadsafe(self._keep, part)
+        except RuntimeError:  # the loop is closed: a thread outlived it
+            self.dropped += 1
+
+    def _keep(self, part: Part) -> None:
+        if self._closed:
+            self.dropped += 1
+        else:
+            self._caught.append(part)
+
+
+def _with_callback(config: RunnableConfig, handler: BaseCallbackHandler) -> RunnableConfig:
+    """The config with one more callback; what the user passed stays as it is."""
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        callbacks.add_handler(handler, inherit=True)
+    else:
+        callbacks = [*(callbacks or ()), handler]
+    return cast("RunnableConfig", {**config, "callbacks": callbacks})
+
+
+# --- one attempt at a run --------------------------------------------------------------------
+
+
+class Execution:
+    """One attempt at a run of a graph.
+
+    Args:
+        graph: A compiled graph.
+        input: What it is given; None: go on from the checkpoint.
+        config: LangGraph's config, with the thread id where there is a checkpointer.
+        run: The frame that announces the run (the caller sends it).
+        mapper: A fresh mapper.
+        context: The graph's context, where it has a `context_schema`.
+        modes: Stream modes to ask for beyond those of the mapper.
+        control: How to drain it; made when None and the graph takes one.
+        durability: LangGraph's `durability`; ignored without a checkpointer.
+        expose_output: Put the final state into `RunResult.output`.
+        debug: Put what failed into `RunFailed.message`; for development only.
+
+    Attributes:
+        values: The newest state of the root graph; None before the first.
+        checkpoint_id: The newest checkpoint of the root graph; None before the first.
+        next: The nodes that the newest checkpoint says are next.
+        options: What the graph can be asked for.
+    """
+
+    def __init__(
+        self,
+        graph: Any,
+        input: Any,  # noqa: A002  # LangGraph's word
+        config: Mapping[str, Any] | None,
+        *,
+        run: RunStarted,
+        mapper: Mapper,
+        context: Any = None,
+        modes: Collection[str] = (),
+        control: RunControl | None = None,
+        durability: str | None = None,
+        expose_output: bool = False,
+        debug: bool = False,
+    ) -> None:
+        self.values: Any = None
+        self.checkpoint_id: str | None = None
+        self.next: tuple[str, ...] = ()
+        self.options = graph_options(graph)
+        self._graph = graph
+        self._input = input
+        self._config = cast("RunnableConfig", dict(config or {}))
+        self._run = run
+        self._mapper = mapper
+        self._context = context
+        self._modes = self._wanted_modes(modes)
+        self._control = (control or RunControl()) if self.options.control else None
+        self._durability = durability if self.options.durability else None
+        self._expose_output = expose_output
+        self._debug = debug
+        self._tap: _Tap | None = None
+        self._interrupted = False
+        self._ended = False
+        self._began = time.monotonic()
+
+    @property
+    def dropped(self) -> int:
+        """How much was caught from callbacks after the end, and dropped."""
+        return self._tap.dropped if self._tap else 0
+
+    def drain(self) -> None:
+        """Ask the graph to stop after the step that it is in; a remote graph cannot."""
+        if self._control is not None:
+            self._control.request_drain()
+
+    async def frames(self) -> AsyncGenerator[Frame]:
+        """Run the graph; its frames without the first (`RunStarted`) and the last (`end`).
+
+        Closing it, or cancelling the task that iterates, stops the graph.
+
+        Raises:
+            MapperError: The mapper raised.
+            Exception: Whatever the graph raised.
+        """
+        for frame in _guarded(self._mapper.start, self._run):
+            yield frame
+        try:
+            async with aclosing(self._parts()) as parts:
+                async for part in parts:
+                    for frame in _guarded(self._mapper.map, part):
+                        yield frame
+        finally:
+            if self._tap is not None:
+                self._tap.close()
+        for frame in _guarded(self._mapper.finish):
+            yield frame
+
+    def end(self, error: BaseException | None, *, cancelled: bool = False) -> list[Frame]:
+        """The last frames of the run, once; nothing when called again.
+
+        Args:
+            error: What `frames` raised; None when it came to its end.
+            cancelled: Whether somebody stopped it.
+        """
+        if self._ended:
+            return []
+        self._ended = True
+        if cancelled or isinstance(error, asyncio.CancelledError):
+            return [*self._closing("cancelled"), RunFinished(status="cancelled")]
+        if error is not None:
+            return self._failed(error)
+        if self._interrupted or self.next:
+            return [RunFinished(status="interrupted")]
+        try:
+            result = self._result()
+        except Exception as failure:
+            return self._failed(_mapper_failed(failure))
+        return [result, RunFinished(status="completed")]
+
+    def _failed(self, error: BaseException) -> list[Frame]:
+        code = _code(error)
+        status: RunStatus = "drained" if code == "drained" else "failed"
+        cause = error.__cause__ if isinstance(error, MapperError) and error.__cause__ else error
+        error_id = None if code in _UNREPORTED else report(cause, f"run {self._run.run_id}: {code}")
+        failed = RunFailed(
+            code=code,
+            message=f"{type(cause).__name__}: {cause}" if self._debug else _TEXTS[code],
+            error_id=error_id,
+            retryable=code in _CONTINUABLE and self.options.checkpointer,
+        )
+        # A drain that could not wait for the end of the step has cut off what was going on.
+        closing = self._closing("cancelled" if status == "drained" else "failed")
+        return [*closing, failed, RunFinished(status=status)]
+
+    def _closing(self, status: Literal["failed", "cancelled"]) -> list[Frame]:
+        """What the mapper still has to say; a mapper that fails here says nothing."""
+        try:
+            return list(self._mapper.fail(status))
+        except Exception as error:
+            report(error, f"run {self._run.run_id}: the mapper failed to close what was open")
+            return []
+
+    def _result(self) -> RunResult:
+        return replace(
+            self._mapper.result(),
+            duration_ms=round((time.monotonic() - self._began) * 1000),
+            checkpoint_id=self.checkpoint_id,
+            output=plain(self.values) if self._expose_output else None,
+        )
+
+    # What the graph streams.
+
+    def _wanted_modes(self, extra: Collection[str]) -> list[str]:
+        modes = {mode for mode in self._mapper.modes if mode in STREAM_MODES}
+        modes |= {"values", "tasks", *extra}
+        # Without a checkpointer that mode is silently empty.
+        return sorted(modes | {"checkpoints"} if self.options.checkpointer else modes)
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"stream_mode": self._modes, "subgraphs": True}
+        named = {
+            "context": self._context,
+            "control": self._control,
+            "durability": self._durability,
+        }
+        return arguments | {name: value for name, value in named.items() if value is not None}
+
+    async def _parts(self) -> AsyncGenerator[Part]:
+        """The parts of the stream, and what callbacks caught between them."""
+        config, tap = self._config, self._tapped()
+        if tap is not None:
+            config = _with_callback(config, tap)
+        stream = self._events(config) if self._mapper.events else self._stream(config)
+        async with aclosing(stream):
+            async for part in stream:
+                if tap is not None:
+                    for caught in tap.take():
+                        yield caught
+                if "type" in part:
+                    self._note(part)
+                yield part
+        if tap is not None:
+            await asyncio.sleep(0)  # what threads have passed on arrives
+            for caught in tap.take():
+                yield caught
+
+    def _tapped(self) -> _Tap | None:
+        types = self._mapper.modes & TAPPED
+        self._tap = _Tap(types) if types else None
+        return self._tap
+
+    def _stream(self, config: RunnableConfig) -> AsyncGenerator[Part]:
+        stream = self._graph.astream(self._input, config, version="v2", **self._arguments())
+        return cast("AsyncGenerator[Part]", stream)
+
+    async def _events(self, config: RunnableConfig) -> AsyncGenerator[Part]:
+        """One iteration that carries both vocabularies.
+
+        The stream events of the root graph hold its stream parts as `(namespace, mode, data)`.
+        """
+        events = self._graph.astream_events(self._input, config, version="v2", **self._arguments())
+        async with aclosing(events):
+            async for event in events:
+                part = _root_part(event)
+                if part is not None:
+                    yield part
+                elif event["event"] in self._mapper.events:
+                    yield event
+
+    def _note(self, part: Part) -> None:
+        """Keep what the end of the run needs to know of the root graph."""
+        if part["ns"]:
+            return
+        kind, data = part["type"], part["data"]
+        if kind == "values":
+            self.values = data
+        elif kind == "tasks":
+            self._interrupted = self._interrupted or bool(data.get("interrupts"))
+        elif kind == "checkpoints":
+            self.checkpoint_id = data["config"]["configurable"].get("checkpoint_id")
+            self.next = tuple(data.get("next") or ())
+
+
+def _root_part(event: Mapping[str, Any]) -> Part | None:
+    if event["event"] != "on_chain_stream" or event.get("parent_ids"):
+        return None
+    chunk = event["data"].get("chunk")
+    if not (isinstance(chunk, tuple) and len(chunk) == 3):
+        return None
+    namespace, mode, data = chunk
+    if mode == "values" and isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key != "__interrupt__"}
+    return {"type": mode, "ns": namespace, "data": data}
+
+
+def _guarded(make: Any, *arguments: Any) -> Iterator[Frame]:
+    """The frames that the mapper makes; what it raises is told apart from what the graph raises."""
+    try:
+        frames: Iterable[Frame] = make(*arguments)
+        yield from frames
+    except Exception as error:
+        raise _mapper_failed(error) from error
+
+
+def _mapper_failed(error: BaseException) -> MapperError:
+    failed = MapperError(f"the mapper raised {type(error).__name__}")
+    failed.__cause__ = error
+    return failed
+
+
+def _code(error: BaseException) -> ErrorCode:
+    kinds: list[tuple[type[BaseException], ErrorCode]] = [
+        (MapperError, "mapper_failed"),
+        (GraphRecursionError, "recursion_limit"),
+        (GraphDrained, "drained"),
+        (EmptyInputError, "nothing_to_continue"),
+        (LogFailed, "log_failed"),
+        (LogClosed, "log_failed"),
+    ]
+    for kind, code in kinds:
+        if isinstance(error, kind):
+            return code
+    return "graph_failed"
+
+
+# --- the whole -------------------------------------------------------------------------------
+
+
+async def stream_frames(
+    graph: Any,
+    input: Any,  # noqa: A002  # LangGraph's word
+    config: Mapping[str, Any] | None = None,
+    *,
+    context: Any = None,
+    mapper: type[Mapper] = ChatMapper,
+    modes: Collection[str] = (),
+    control: RunControl | None = None,
+    durability: str | None = None,
+    expose_output: bool = False,
+    debug: bool = False,
+) -> AsyncGenerator[Frame]:
+    """Run a graph and yield its frames, from `RunStarted` to `RunFinished`.
+
+    A graph that fails ends with `RunFailed` instead of raising. Closing the generator, or
+    cancelling the task that iterates, stops the graph.
+
+    Args:
+        graph: A compiled graph.
+        input: What it is given; None: go on from the checkpoint.
+        config: LangGraph's config. A thread id and a run id are made up where it has none.
+        context: The graph's context, where it has a `context_schema`.
+        mapper: The class that makes frames.
+        modes: Stream modes to ask for beyond those of the mapper.
+        control: How to drain the run.
+        durability: LangGraph's `durability`; ignored without a checkpointer.
+        expose_output: Put the final state into `RunResult.output`.
+        debug: Put what failed into `RunFailed.message`; for development only.
+
+    Yields:
+        The frames of the run, in order.
+
+    Raises:
+        ConfigurationError: The graph is not compiled, or the mapper is no mapper class.
+    """
+    check_graph(graph)
+    prepared, run = _prepare(graph, input, config)
+    execution = Execution(
+        graph,
+        input,
+        prepared,
+        run=run,
+        mapper=check_mapper(mapper)(),
+        context=context,
+        modes=modes,
+        control=control,
+        durability=durability,
+        expose_output=expose_output,
+        debug=debug,
+    )
+    yield run
+    error: Exception | None = None
+    try:
+        async with aclosing(execution.frames()) as frames:
+            async for frame in frames:
+                yield frame
+    except Exception as failure:
+        error = failure
+    for frame in execution.end(error):
+        yield frame
+
+
+def _prepare(
+    graph: Any, given: Any, config: Mapping[str, Any] | None
+) -> tuple[RunnableConfig, RunStarted]:
+    """The config with a thread, and the frame that announces the run."""
+    config = dict(config or {})
+    configurable = dict(config.get("configurable") or {})
+    thread_id = configurable.setdefault("thread_id", str(uuid4()))
+    config["configurable"] = configurable
+    run = RunStarted(
+        thread_id=str(thread_id),
+        run_id=str(config.get("run_id") or uuid4()),
+        graph=str(getattr(graph, "name", None) or "graph"),
+        checkpoint_id=configurable.get("checkpoint_id"),
+        messages=input_messages(given),
+    )
+    return cast("RunnableConfig", config), run
