@@ -1,0 +1,221 @@
+"""What a client may ask for, and what it is answered; data that every wire protocol shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langgraph_ws.errors import GapError
+from langgraph_ws.frames import Interrupted, MessageFinished, RunStatus, Source
+from langgraph_ws.log import Position
+from langgraph_ws.view import OpenMessage
+
+__all__ = [
+    "ANONYMOUS",
+    "Answer",
+    "Attach",
+    "Attached",
+    "Authenticate",
+    "Authenticated",
+    "Cancel",
+    "Cancelling",
+    "Command",
+    "Detach",
+    "Detached",
+    "Identity",
+    "MultitaskStrategy",
+    "RunInfo",
+    "Snapshot",
+    "StartRun",
+]
+
+MultitaskStrategy = Literal["enqueue", "reject", "interrupt", "rollback"]
+"""What to do with a new run on a thread that has an active one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a client is, as the application's `authorize` says.
+
+    Attributes:
+        id: The identity's name; threads and runs belong to it. Empty: nobody in particular.
+        config: What the graph gets in `config["configurable"]` beside the allowed options (and
+            in its context, for fields of its `context_schema`); it wins over the client's.
+        expires_at: When it ends, in seconds since the Unix epoch; None: never.
+    """
+
+    id: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    expires_at: float | None = None
+
+
+ANONYMOUS = Identity()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRun:
+    """Start a run, or go on with a thread.
+
+    Attributes:
+        kind: `input`: a turn, with `messages` or `input`; `answer`: answers to interrupts;
+            `continue`: neither, from the checkpoint.
+        thread_id: The thread; None: a new one.
+        run_id: The run's id; None: a new one. One that exists is followed instead of started.
+        graph: Which graph; None: the thread's own, or the first.
+        messages: Messages of the turn, each `{role, content, …}`, validated by the protocol.
+        input: The graph's input as it is, when `messages` is None.
+        answers: Answers by interrupt id; None when there is one bare `answer`.
+        answer: The answer to the only pending interrupt, when `answers` is None.
+        update: A change to the state, beside the answers; None: none.
+        goto: Nodes to go to, beside the answers.
+        checkpoint_id: The checkpoint to go on from; None: the newest.
+        multitask_strategy: None: the server's default.
+        options: What the client asked to be passed to the graph, before the allowlist.
+    """
+
+    kind: Literal["input", "answer", "continue"] = "input"
+    thread_id: str | None = None
+    run_id: str | None = None
+    graph: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    input: Any = None
+    answers: Mapping[str, Any] | None = None
+    answer: Any = None
+    update: Any = None
+    goto: tuple[str, ...] = ()
+    checkpoint_id: str | None = None
+    multitask_strategy: MultitaskStrategy | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    """Follow a thread, or (`run_id`) one run to its end.
+
+    Attributes:
+        after: The position of the last entry already seen; None: from the beginning.
+        rewind: Whether the session needs the run from its beginning to make sense of the rest.
+    """
+
+    thread_id: str | None = None
+    run_id: str | None = None
+    after: Position | None = None
+    rewind: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detach:
+    """Stop following a thread, or the thread of a run."""
+
+    thread_id: str | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Stop a run: this one, or the active one of a thread."""
+
+    thread_id: str | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authenticate:
+    """Say who the client is."""
+
+    token: str = field(repr=False)
+
+
+Command = StartRun | Attach | Detach | Cancel | Authenticate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """How a run, or a thread that has none (`run_id` None, status `idle`), stands.
+
+    Attributes:
+        place: The run's place in the queue, from 1; None unless queued.
+        position: The head of the thread's log now.
+        start: The position before the run's first entry; None when it is no longer held.
+        checkpoint_id: The checkpoint that the run began from.
+        interrupts: Those that wait for an answer now.
+    """
+
+    thread_id: str
+    run_id: str | None
+    status: RunStatus | Literal["queued", "running", "idle"]
+    position: Position
+    start: Position | None = None
+    place: int | None = None
+    graph: str | None = None
+    checkpoint_id: str | None = None
+    interrupts: tuple[Interrupted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a thread looks like at a position.
+
+    Attributes:
+        run_id: The newest run; None when there is none.
+        status: Its status.
+        messages: The finished messages that clients may see, in order.
+        open: The unfinished ones, with their text so far.
+        values: The state; None where it is not shown.
+    """
+
+    thread_id: str
+    position: Position
+    run_id: str | None = None
+    status: RunStatus | Literal["running", "idle"] = "idle"
+    messages: tuple[MessageFinished, ...] = ()
+    open: tuple[OpenMessage, ...] = ()
+    interrupts: tuple[Interrupted, ...] = ()
+    sources: tuple[Source, ...] = ()
+    values: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """The answer to `Attach` and `StartRun`: the thread is followed.
+
+    Attributes:
+        run_id: The one run that is followed; None: the whole thread.
+        after: Show what lies after this `seq`; None: the thread was followed already and simply
+            goes on.
+        gap: Why the position asked for could not be resumed from; None when it could, or when
+            none was asked for.
+        snapshot: What replaces everything before `after`; set when there is a gap, or when the
+            beginning is no longer held.
+    """
+
+    info: RunInfo
+    run_id: str | None = None
+    after: int | None = None
+    gap: GapError | None = None
+    snapshot: Snapshot | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detached:
+    """The answer to `Detach`."""
+
+    info: RunInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelling:
+    """The answer to `Cancel`: the run has been told to stop."""
+
+    info: RunInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authenticated:
+    """The answer to `Authenticate`."""
+
+    expires_at: float | None
+
+
+Answer = Attached | Detached | Cancelling | Authenticated

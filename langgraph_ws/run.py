@@ -1,0 +1,313 @@
+"""One run of a graph, from the request to its last frame in the log.
+
+A run lives in a task of its own, never in a connection's (see langgraph #8302, #5682: aborting
+from a cancelled handler leaves subgraphs running). It writes frames to the log of its thread; who
+reads them is not its concern.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphDrained
+
+from langgraph_ws.commands import Identity, StartRun
+from langgraph_ws.errors import RequestError
+from langgraph_ws.frames import (
+    Frame,
+    MessageFinished,
+    RolledBack,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStatus,
+)
+from langgraph_ws.graphs import Graph
+from langgraph_ws.limits import Limits
+from langgraph_ws.log import Position, ThreadLog
+from langgraph_ws.mapping import Mapper
+from langgraph_ws.sink import Sink
+from langgraph_ws.streaming import Execution, graph_options
+from langgraph_ws.turns import prepare, run_config
+
+__all__ = ["CancelledRun", "Durability", "OnCancel", "Run", "Settings"]
+
+logger = logging.getLogger("langgraph_ws")
+
+Durability = Literal["sync", "async", "exit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelledRun:
+    """What `on_cancel` is told, after the run's task has ended and before its last frame.
+
+    Attributes:
+        graph: The graph, to write what was said so far into the state with
+            `await run.graph.aupdate_state(run.config, …)`.
+        config: The config of its thread, at the newest checkpoint.
+        messages: The messages that were unfinished, with their content so far.
+    """
+
+    identity: Identity
+    thread_id: str
+    run_id: str
+    graph: Any
+    config: RunnableConfig
+    messages: tuple[MessageFinished, ...]
+
+
+OnCancel = Callable[[CancelledRun], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What is the same for every run of a route; see `Runs` for what each is."""
+
+    log: ThreadLog
+    mapper: type[Mapper]
+    limits: Limits
+    config: RunnableConfig
+    allowed_options: frozenset[str]
+    durability: Durability | None
+    expose_output: bool
+    debug: bool
+    on_cancel: OnCancel | None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Run:
+    """One run.
+
+    Attributes:
+        key: The key of its thread in log and checkpointer.
+        graph: The name of its graph.
+        queued: Its client was told that it waits, so its end has to be in the log.
+        supersedes: The run that it was started to end.
+        rollback: Whether the thread goes back to before that one.
+        base: The checkpoint that it began from.
+        start: The position before its first frame; None until it has begun.
+        begun: Set when it has begun, or was refused, or ended without either.
+        refusal: Why it was refused.
+        stop: What it is to end as, once somebody stopped it.
+        status: How it ended; set once the last frame is in the log.
+    """
+
+    settings: Settings
+    identity: Identity
+    thread_id: str
+    key: str
+    run_id: str
+    graph: str
+    request: StartRun
+    queued: bool = False
+    supersedes: Run | None = None
+    rollback: bool = False
+    base: str | None = None
+    start: Position | None = None
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    refusal: RequestError | None = None
+    stop: Literal["cancelled", "drained"] | None = None
+    status: RunStatus | None = None
+    _draining: bool = False
+    _execution: Execution | None = None
+    _worker: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """What it is found by: run ids belong to identities."""
+        return (self.identity.id, self.run_id)
+
+    def halt(self, status: Literal["cancelled", "drained"]) -> None:
+        """End it now, as `status`."""
+        if self.stop is None:
+            self.stop = status
+        if self._worker is not None:
+            self._worker.cancel()
+
+    def drain(self) -> None:
+        """End it at the next superstep, as `drained`."""
+        self._draining = True
+        if self._execution is not None:
+            self._execution.drain()
+
+    async def carry(self, graph: Graph) -> None:
+        """Carry it from its first frame to its last.
+
+        Raises:
+            RequestError: The request cannot be carried out; nothing was logged.
+            Exception: The log could not be written.
+        """
+        config, context = self._config(graph)
+        rolled_back = await self._roll_back(graph, config)
+        _, view = await self.settings.log.view(self.key)
+        turn = await prepare(graph, self.request, config, view.interrupts)
+        self.base = turn.base
+        started = RunStarted(
+            thread_id=self.thread_id,
+            run_id=self.run_id,
+            graph=self.graph,
+            checkpoint_id=turn.base,
+            messages=turn.messages,
+        )
+        sink = await self._begin([started, *rolled_back, *turn.frames])
+        self._execution = Execution(
+            graph,
+            turn.input,
+            config,
+            run=started,
+            mapper=self.settings.mapper(),
+            context=context,
+            durability=self.settings.durability,
+            expose_output=self.settings.expose_output,
+            debug=self.settings.debug,
+        )
+        error = await self._work(self._execution, sink)
+        await self._close(self._execution, sink, error, graph, config)
+
+    async def break_off(self, error: RequestError, error_id: str | None = None) -> None:
+        """End it because it could not be carried out: in the log when somebody may follow it."""
+        if not self.begun.is_set() and not self.queued:
+            self.refusal = error
+            return
+        failed = RunFailed(
+            code=error.code, message=error.message, error_id=error_id, retryable=error.retryable
+        )
+        await self._end("failed", failed)
+
+    async def end_unbegun(self) -> None:
+        """Log the end of a run that was accepted, and stopped before it began."""
+        if self.stop == "drained":
+            message = "The server went away before the run began; send it again."
+            await self._end("drained", RunFailed(code="drained", message=message, retryable=True))
+        else:
+            await self._end("cancelled")
+
+    async def _begin(self, frames: Sequence[Frame]) -> Sink:
+        """Write the first frames; from then on it may be followed."""
+        sink = Sink(self.settings.log, self.key, self.run_id, self.settings.limits)
+        try:
+            last = await sink.write(frames)
+        except BaseException:
+            await sink.close()
+            raise
+        self.start = Position(last.epoch, last.seq - len(frames))
+        self.begun.set()
+        return sink
+
+    async def _work(self, execution: Execution, sink: Sink) -> BaseException | None:
+        """Run the graph to its end, or until it is told to stop.
+
+        Returns:
+            What it was ended by; None when it came to its end.
+        """
+        worker = self._worker = asyncio.create_task(_pump(execution, sink), name=self.run_id)
+        if self.stop is not None:  # told while it was being prepared
+            worker.cancel()
+        if self._draining:
+            execution.drain()
+        try:
+            await asyncio.wait({worker, sink.writer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            worker.cancel()
+            await asyncio.wait({worker})
+        if sink.error is not None:
+            return sink.error
+        return asyncio.CancelledError() if worker.cancelled() else worker.exception()
+
+    async def _close(
+        self,
+        execution: Execution,
+        sink: Sink,
+        error: BaseException | None,
+        graph: Graph,
+        config: RunnableConfig,
+    ) -> None:
+        """Say how it ended; what the graph still says after that is dropped."""
+        await sink.close()
+        if isinstance(error, asyncio.CancelledError) and self.stop == "drained":
+            error = GraphDrained()  # in mid-step, because it did not come to the step's end in time
+        frames = execution.end(error)
+        last = frames[-1]
+        assert isinstance(last, RunFinished)
+        if last.status == "cancelled" and self.settings.on_cancel is not None:
+            await self._tell(self.settings.on_cancel, graph, config, frames)
+        await sink.write(frames)
+        self.status = last.status
+        if sink.dropped:
+            logger.info("run %s: %d frames came after its end", self.run_id, sink.dropped)
+
+    async def _tell(
+        self, on_cancel: OnCancel, graph: Graph, config: RunnableConfig, frames: Sequence[Frame]
+    ) -> None:
+        head: RunnableConfig = {**config, "configurable": dict(config.get("configurable", {}))}
+        head["configurable"].pop("checkpoint_id", None)
+        cancelled = CancelledRun(
+            identity=self.identity,
+            thread_id=self.thread_id,
+            run_id=self.run_id,
+            graph=graph,
+            config=head,
+            messages=tuple(frame for frame in frames if isinstance(frame, MessageFinished)),
+        )
+        try:
+            await on_cancel(cancelled)
+        except Exception:
+            logger.exception("on_cancel failed for run %s", self.run_id)
+
+    def _config(self, graph: Graph) -> tuple[RunnableConfig, dict[str, Any] | None]:
+        options = self.request.options
+        values = {name: options[name] for name in self.settings.allowed_options if name in options}
+        return run_config(
+            self.settings.config,
+            graph,
+            self.graph,
+            {**values, **self.identity.config},
+            thread=self.key,
+            checkpoint=self.request.checkpoint_id,
+        )
+
+    async def _roll_back(self, graph: Graph, config: RunnableConfig) -> tuple[Frame, ...]:
+        """Go back to the checkpoint from before the run that this one supersedes.
+
+        No checkpointer has a public call that deletes a run (`adelete_for_runs` raises
+        NotImplementedError in the savers of langgraph-checkpoint 4.3), so its checkpoints stay in
+        the history and the new run starts from the one before.
+        """
+        old = self.supersedes
+        if (
+            old is None
+            or not self.rollback
+            or old.start is None
+            or not graph_options(graph).checkpointer
+        ):
+            return ()
+        if self.request.checkpoint_id is None:
+            if old.base is not None:
+                config.setdefault("configurable", {})["checkpoint_id"] = old.base
+            else:
+                await graph.checkpointer.adelete_thread(self.key)
+        return (RolledBack(run_id=old.run_id),)
+
+    async def _end(self, status: RunStatus, *frames: Frame) -> None:
+        try:
+            await self.settings.log.append(
+                self.key, self.run_id, [*frames, RunFinished(status=status)]
+            )
+        except Exception:
+            logger.exception("the end of run %s could not be logged", self.run_id)
+        else:
+            self.status = status
+
+
+async def _pump(execution: Execution, sink: Sink) -> None:
+    """Everything that the graph says, into the sink."""
+    async with aclosing(execution.frames()) as frames:
+        async for frame in frames:
+            sink.put(frame)
+            await sink.room()

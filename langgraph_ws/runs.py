@@ -1,0 +1,635 @@
+"""Runs: start, answer, continue, cancel, follow, drain; one active run for each thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import uuid4
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import StateSnapshot
+
+from langgraph_ws.codec import plain
+from langgraph_ws.commands import (
+    ANONYMOUS,
+    Identity,
+    MultitaskStrategy,
+    RunInfo,
+    Snapshot,
+    StartRun,
+)
+from langgraph_ws.errors import ConfigurationError, RequestError
+from langgraph_ws.frames import (
+    MessageFinished,
+    RunFinished,
+)
+from langgraph_ws.graphs import Graphs, GraphSource, read_state
+from langgraph_ws.limits import Limits
+from langgraph_ws.log import Entry, Follower, Position, ThreadLog
+from langgraph_ws.mapping import ChatMapper, Mapper, check_mapper
+from langgraph_ws.run import Durability, OnCancel, Run, Settings
+from langgraph_ws.turns import GRAPH_KEY, checkpoint_id, pending_interrupts
+from langgraph_ws.view import RunView, ThreadView
+
+__all__ = ["OnDisconnect", "Runs", "ThreadKey"]
+
+logger = logging.getLogger("langgraph_ws")
+
+_RESERVED_OPTIONS = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns"})
+_REMEMBERED = 100_000
+"""Ended runs whose thread is remembered, so that they can be found by their id alone."""
+
+OnDisconnect = Literal["continue", "cancel"]
+
+
+ThreadKey = Callable[[Identity, str], str]
+
+
+@dataclass(slots=True, eq=False)
+class _Thread:
+    active: Run | None = None
+    queue: deque[Run] = field(default_factory=deque)
+    interrupted: bool = False
+    viewers: int = 0
+    grace: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Where a run that has ended is to be found."""
+
+    thread_id: str
+    key: str
+
+
+class Runs:
+    """Every run of one attached route.
+
+    Args:
+        graph: What to run (see `graphs`).
+        log: Where frames go.
+        mapper: The class of mapper; every run gets a new one.
+        limits: How much may be used.
+        config: What every run's config starts from (`callbacks`, `tags`, `recursion_limit`,
+            `configurable`…).
+        allowed_options: The options of clients that reach `config["configurable"]`, or the context
+            of a graph that has a `context_schema`.
+        thread_key: The key of an identity's thread in log and checkpointer; default
+            `"<identity>/<thread>"`, or the thread id alone for nobody in particular. It may raise
+            `PermissionError` to refuse.
+        multitask_strategy: What to do with a new run on a busy thread, unless the client says.
+        on_disconnect: `continue`: a run goes on when nobody follows its thread any more;
+            `cancel`: it is cancelled `disconnect_grace` seconds after the last connection broke.
+        on_cancel: Called with a `CancelledRun`.
+        durability: Passed to graphs with a checkpointer; None: LangGraph's default.
+        expose_state: Whether clients may see the state.
+        expose_output: Whether they see the final state with the result.
+        allow_state_updates: Whether they may send `update` and `goto`.
+        debug: Whether error texts reach clients, for development.
+
+    Raises:
+        ConfigurationError: An argument is not what it may be.
+    """
+
+    def __init__(
+        self,
+        graph: GraphSource,
+        *,
+        log: ThreadLog,
+        mapper: type[Mapper] = ChatMapper,
+        limits: Limits | None = None,
+        config: RunnableConfig | None = None,
+        allowed_options: Collection[str] = (),
+        thread_key: ThreadKey | None = None,
+        multitask_strategy: MultitaskStrategy = "enqueue",
+        on_disconnect: OnDisconnect = "continue",
+        disconnect_grace: float = 0.0,
+        on_cancel: OnCancel | None = None,
+        durability: Durability | None = None,
+        expose_state: bool = False,
+        expose_output: bool = False,
+        allow_state_updates: bool = False,
+        debug: bool = False,
+    ) -> None:
+        _one_of(
+            "multitask_strategy", multitask_strategy, ("enqueue", "reject", "interrupt", "rollback")
+        )
+        _one_of("on_disconnect", on_disconnect, ("continue", "cancel"))
+        _one_of("durability", durability, ("sync", "async", "exit", None))
+        if isinstance(allowed_options, str):
+            raise ConfigurationError(
+                "allowed_options: expected a collection of names, got a string"
+            )
+        self.log = log
+        self.graphs = Graphs(graph)
+        self.mapper = check_mapper(mapper)
+        if expose_state and issubclass(self.mapper, ChatMapper):
+            self.mapper = self.mapper.extend(state=True)
+        self.limits = limits or Limits()
+        self.expose_state = expose_state
+        self._thread_key = thread_key
+        self._strategy = multitask_strategy
+        self._on_disconnect = on_disconnect
+        self._grace = disconnect_grace
+        self._allow_updates = allow_state_updates
+        self._settings = Settings(
+            log=log,
+            mapper=self.mapper,
+            limits=self.limits,
+            config=config or {},
+            allowed_options=frozenset(allowed_options) - _RESERVED_OPTIONS,
+            durability=durability,
+            expose_output=expose_output,
+            debug=debug,
+            on_cancel=on_cancel,
+        )
+        self._live: dict[tuple[str, str], Run] = {}
+        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._threads: dict[str, _Thread] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Begin to work, inside the running event loop."""
+        await self.log.start()
+
+    async def end(self) -> None:
+        """Stop every run that is left, wait for all of them, and close the log."""
+        await self.drain(0)
+        await self.log.close()
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more runs, and end those that there are at their next superstep.
+
+        Args:
+            timeout: Seconds to wait for that; what still runs then is stopped in mid-step. Either
+                way the run ends as `drained` and can be continued from its checkpoint.
+        """
+        self._draining = True
+        for thread in list(self._threads.values()):
+            for run in list(thread.queue):
+                self._drop(thread, run, "drained")
+            if thread.active is not None:
+                thread.active.drain()
+        if self._tasks and timeout > 0:
+            await asyncio.wait(set(self._tasks), timeout=timeout)
+        for run in list(self._live.values()):
+            run.halt("drained")
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more runs are taken."""
+        return self._draining
+
+    # -- what clients ask for ---------------------------------------------------------------
+
+    def key(self, identity: Identity, thread_id: str) -> str:
+        """The key of an identity's thread in log and checkpointer.
+
+        Raises:
+            RequestError: `thread_key` refused.
+        """
+        if self._thread_key is not None:
+            try:
+                return self._thread_key(identity, thread_id)
+            except PermissionError:
+                raise RequestError("not_found", "thread_id: no such thread") from None
+        # Thread ids hold no "/", so the last one separates: no two pairs make the same key.
+        return f"{identity.id}/{thread_id}" if identity.id else thread_id
+
+    async def start(self, identity: Identity, request: StartRun) -> RunInfo:
+        """Start a run, or find the one that was started under the same id.
+
+        Returns:
+            How it stands, once its first frame is in the log or it has a place in the queue.
+
+        Raises:
+            RequestError: It cannot be started.
+        """
+        name = await self._graph_for(identity, request)
+        if (found := await self._find(identity, request)) is not None:
+            return found
+        # From here to its place in the thread nothing waits, so no two requests decide at once.
+        run = self._live.get((identity.id, request.run_id or ""))
+        if run is None:
+            run = self._admit(identity, request, name)
+            self._place(self._threads.setdefault(run.key, _Thread()), run)
+        return await self._begun_info(run)
+
+    async def cancel(
+        self, identity: Identity, thread_id: str | None, run_id: str | None
+    ) -> RunInfo:
+        """Tell a run to stop; it ends as `cancelled` when its task has really ended.
+
+        Raises:
+            RequestError: There is no such run, or it has ended.
+        """
+        run = self._live_run(identity, thread_id, run_id)
+        thread = self._threads[run.key]
+        info = await self._run_info(run)
+        if run in thread.queue:
+            self._drop(thread, run, "cancelled")
+        else:
+            run.halt("cancelled")
+        return info
+
+    async def info(self, identity: Identity, thread_id: str | None, run_id: str | None) -> RunInfo:
+        """How a run, or the newest run of a thread, stands.
+
+        Raises:
+            RequestError: Nobody knows the run.
+        """
+        if run_id is not None:
+            run = self._live.get((identity.id, run_id))
+            if run is None or thread_id not in (None, run.thread_id):
+                return await self._ended_info(identity, thread_id, run_id)
+            return await self._begun_info(run)
+        assert thread_id is not None
+        key = self.key(identity, thread_id)
+        thread = self._threads.get(key)
+        if thread is not None and thread.active is not None and thread.active.begun.is_set():
+            return await self._run_info(thread.active)
+        position, view = await self.log.view(key)
+        if view.latest is not None:
+            return await self._seen_info(thread_id, key, position, view, view.latest)
+        state = await self._saved(identity, key)
+        interrupts = pending_interrupts(state)
+        return RunInfo(
+            thread_id=thread_id,
+            run_id=None,
+            status="interrupted" if interrupts else "idle",
+            position=position,
+            start=position,
+            checkpoint_id=checkpoint_id(state),
+            interrupts=interrupts,
+        )
+
+    async def snapshot(self, identity: Identity, thread_id: str) -> Snapshot:
+        """What a thread looks like now: the saved state, and what the log has beyond it."""
+        key = self.key(identity, thread_id)
+        state = await self._saved(identity, key)
+        # The view is read after the state: what is in neither comes after its position.
+        position, view = await self.log.view(key)
+        saved = list(self.mapper.history(state.values)) if state is not None else []
+        seen = {message.message_id for message in saved}
+        latest = view.latest
+        runs = view.runs.values() if state is None else [latest] if latest else []
+        for run in runs:
+            for message in _said(run):
+                if message.message_id not in seen:
+                    seen.add(message.message_id)
+                    saved.append(message)
+        return Snapshot(
+            thread_id=thread_id,
+            position=position,
+            run_id=latest.run_id if latest else None,
+            status=(latest.status or "running") if latest else "idle",
+            messages=tuple(saved),
+            open=tuple(latest.open.values()) if latest else (),
+            interrupts=tuple(view.interrupts.values()) if latest else pending_interrupts(state),
+            sources=latest.sources if latest else (),
+            values=plain(state.values) if state is not None and self.expose_state else None,
+        )
+
+    async def follow(
+        self,
+        identity: Identity,
+        thread_id: str,
+        after: Position | None,
+        wake: Callable[[], None],
+        *,
+        rewind: bool = False,
+    ) -> Follower:
+        """Read the log of an identity's thread (see `ThreadLog.follow`)."""
+        return await self.log.follow(self.key(identity, thread_id), after, wake, rewind=rewind)
+
+    async def entries(
+        self,
+        identity: Identity = ANONYMOUS,
+        *,
+        thread_id: str | None = None,
+        run_id: str | None = None,
+        after: Position | None = None,
+    ) -> AsyncIterator[Entry]:
+        """The entries of a thread without end, or those of one run to its end.
+
+        Args:
+            identity: Whose thread.
+            thread_id: The thread; None: that of the run.
+            run_id: The run; None: every run of the thread.
+            after: The position to go on after; None: everything that is held.
+
+        Raises:
+            GapError: The position cannot be resumed from, or the run's beginning is not held.
+            RequestError: Nobody knows the run.
+        """
+        info = await self.info(identity, thread_id, run_id)
+        start = after if after is not None or run_id is None else info.start
+        if start is None and run_id is None:
+            bounds = await self.log.bounds(self.key(identity, info.thread_id))
+            start = Position(bounds.epoch, bounds.first - 1)
+        wake = asyncio.Event()
+        follower = await self.follow(identity, info.thread_id, start, wake.set)
+        try:
+            while True:
+                wake.clear()
+                for entry in follower.read(256):
+                    if run_id is None or entry.run_id == run_id:
+                        yield entry
+                        if run_id is not None and isinstance(entry.frame, RunFinished):
+                            return
+                    wake.set()
+                await wake.wait()
+        finally:
+            follower.close()
+
+    # -- who watches ------------------------------------------------------------------------
+
+    def joined(self, identity: Identity, thread_id: str) -> None:
+        """A connection follows the thread."""
+        thread = self._threads.setdefault(self.key(identity, thread_id), _Thread())
+        thread.viewers += 1
+        if thread.grace is not None:
+            thread.grace.cancel()
+            thread.grace = None
+
+    def left(self, identity: Identity, thread_id: str, *, dropped: bool) -> None:
+        """A connection follows it no longer; `dropped`: because it broke or was closed."""
+        key = self.key(identity, thread_id)
+        thread = self._threads[key]
+        thread.viewers -= 1
+        alone = thread.viewers == 0 and dropped
+        if alone and self._on_disconnect == "cancel" and (thread.active or thread.queue):
+            loop = asyncio.get_running_loop()
+            thread.grace = loop.call_later(self._grace, self._abandon, thread)
+        self._forget(key)
+
+    def _abandon(self, thread: _Thread) -> None:
+        thread.grace = None
+        for run in list(thread.queue):
+            self._drop(thread, run, "cancelled")
+        if thread.active is not None:
+            thread.active.halt("cancelled")
+
+    def _forget(self, key: str) -> None:
+        thread = self._threads.get(key)
+        if thread is not None and not (
+            thread.active or thread.queue or thread.viewers or thread.grace or thread.interrupted
+        ):
+            del self._threads[key]
+
+    # -- finding ----------------------------------------------------------------------------
+
+    async def _find(self, identity: Identity, request: StartRun) -> RunInfo | None:
+        """The run that was started under the id of this request, if there is one."""
+        if request.run_id is None:
+            return None
+        id_ = (identity.id, request.run_id)
+        found = self._live.get(id_) or self._known.get(id_)
+        thread_id = found.thread_id if found is not None else request.thread_id
+        if thread_id is None:
+            return None
+        if request.thread_id not in (None, thread_id):
+            raise RequestError("conflict", "run_id: it exists on another thread")
+        if isinstance(found, Run):
+            return await self._begun_info(found)
+        try:
+            return await self._ended_info(identity, thread_id, request.run_id)
+        except RequestError:
+            return None
+
+    def _live_run(self, identity: Identity, thread_id: str | None, run_id: str | None) -> Run:
+        run: Run | None = None
+        if run_id is not None:
+            run = self._live.get((identity.id, run_id))
+        elif thread_id is not None:
+            thread = self._threads.get(self.key(identity, thread_id))
+            run = thread.active if thread is not None else None
+        if run is None or thread_id not in (None, run.thread_id):
+            raise RequestError("not_found", "no such run, or it has ended")
+        return run
+
+    async def _begun_info(self, run: Run) -> RunInfo:
+        """How a run stands, once it has begun or waits in the queue.
+
+        Raises:
+            RequestError: It was refused.
+        """
+        if run not in self._threads[run.key].queue:
+            await run.begun.wait()
+        if run.refusal is not None:
+            raise run.refusal
+        if run.status is not None:
+            return await self._ended_info(run.identity, run.thread_id, run.run_id)
+        return await self._run_info(run)
+
+    async def _run_info(self, run: Run) -> RunInfo:
+        position, view = await self.log.view(run.key)
+        thread = self._threads.get(run.key)
+        place = thread.queue.index(run) + 1 if thread and run in thread.queue else None
+        return RunInfo(
+            thread_id=run.thread_id,
+            run_id=run.run_id,
+            status="queued" if place else "running",
+            place=place,
+            position=position,
+            start=run.start or position,
+            graph=run.graph,
+            checkpoint_id=run.base,
+            interrupts=tuple(view.interrupts.values()),
+        )
+
+    async def _ended_info(self, identity: Identity, thread_id: str | None, run_id: str) -> RunInfo:
+        """How a run stands that is not alive here.
+
+        Raises:
+            RequestError: Nobody knows it.
+        """
+        known = self._known.get((identity.id, run_id))
+        if known is not None and thread_id in (None, known.thread_id):
+            thread_id, key = known.thread_id, known.key
+        elif known is None and thread_id is not None:
+            key = self.key(identity, thread_id)
+        else:
+            raise RequestError("not_found", "run_id: no such run")
+        position, view = await self.log.view(key)
+        if run_id not in view.runs:
+            raise RequestError("not_found", "run_id: no such run")
+        return await self._seen_info(thread_id, key, position, view, view.runs[run_id])
+
+    async def _seen_info(
+        self, thread_id: str, key: str, position: Position, view: ThreadView, run: RunView
+    ) -> RunInfo:
+        """How a run stands as the log has seen it."""
+        return RunInfo(
+            thread_id=thread_id,
+            run_id=run.run_id,
+            status=run.status or "running",
+            position=position,
+            start=await self.log.start_of(key, run.run_id),
+            graph=run.started.graph if run.started is not None else None,
+            checkpoint_id=run.started.checkpoint_id if run.started is not None else None,
+            interrupts=tuple(view.interrupts.values()),
+        )
+
+    async def _graph_for(self, identity: Identity, request: StartRun) -> str:
+        """The graph that was asked for, or the thread's own, or the default."""
+        if request.graph is not None or request.thread_id is None or len(self.graphs.names) == 1:
+            return self.graphs.choose(request.graph)
+        key = self.key(identity, request.thread_id)
+        _, view = await self.log.view(key)
+        if view.latest is not None and view.latest.started is not None:
+            return view.latest.started.graph
+        state = await self._saved(identity, key)
+        metadata = state.metadata if state is not None else None
+        return str((metadata or {}).get(GRAPH_KEY) or self.graphs.names[0])
+
+    async def _saved(self, identity: Identity, key: str) -> StateSnapshot | None:
+        """The saved state of a thread, read by the graph that wrote it."""
+        for name in self.graphs.names:
+            async with self.graphs.open(name, identity) as graph:
+                state = await read_state(graph, {"configurable": {"thread_id": key}})
+            if state is None:
+                continue
+            owner = (state.metadata or {}).get(GRAPH_KEY)
+            if owner == name or owner not in self.graphs.names:
+                return state
+        return None
+
+    # -- accepting --------------------------------------------------------------------------
+
+    def _admit(self, identity: Identity, request: StartRun, graph: str) -> Run:
+        """Make a run of the request, if there may be one more."""
+        if self._draining:
+            raise RequestError("draining", "the server is going away", retryable=True)
+        if (request.update is not None or request.goto) and not self._allow_updates:
+            raise RequestError("forbidden", "update, goto: not allowed here")
+        if len(self._live) >= self.limits.runs or not self.log.has_room():
+            raise RequestError("overloaded", "too many runs; try again later", retryable=True)
+        if identity.id and self.limits.runs_per_identity <= sum(
+            run.identity.id == identity.id for run in self._live.values()
+        ):
+            raise RequestError("limit_exceeded", "too many runs at once", retryable=True)
+        thread_id = request.thread_id or str(uuid4())
+        return Run(
+            settings=self._settings,
+            identity=identity,
+            thread_id=thread_id,
+            key=self.key(identity, thread_id),
+            run_id=request.run_id or str(uuid4()),
+            graph=graph,
+            request=request,
+        )
+
+    def _place(self, thread: _Thread, run: Run) -> None:
+        """Begin the run, or put it into the queue, or refuse it."""
+        active = thread.active
+        if active is None:
+            self._activate(thread, run)
+            return
+        if run.request.kind == "answer":
+            raise RequestError("stale_interrupt", "resume: nothing waits while a run is active")
+        strategy = run.request.multitask_strategy or self._strategy
+        if run.request.kind == "continue" or strategy == "reject":
+            raise RequestError("thread_busy", "the thread has an active run", retryable=True)
+        if len(thread.queue) >= self.limits.queued_runs_per_thread:
+            raise RequestError("thread_busy", "too many runs wait for the thread", retryable=True)
+        self._live[run.id] = run
+        run.queued = True
+        if strategy == "enqueue":
+            thread.queue.append(run)
+            return
+        run.supersedes = active
+        run.rollback = strategy == "rollback"
+        thread.queue.appendleft(run)
+        active.halt("cancelled")
+
+    def _activate(self, thread: _Thread, run: Run) -> None:
+        thread.active = run
+        self._live[run.id] = run
+        self._spawn(self._supervise(run, thread))
+
+    def _advance(self, thread: _Thread) -> None:
+        """Begin the next run of the queue; while the thread is interrupted, the queue waits."""
+        if thread.queue and (not thread.interrupted or thread.queue[0].supersedes is not None):
+            self._activate(thread, thread.queue.popleft())
+
+    def _drop(self, thread: _Thread, run: Run, status: Literal["cancelled", "drained"]) -> None:
+        """End a run that is still in the queue."""
+        thread.queue.remove(run)
+        run.stop = status
+        self._spawn(self._end_unbegun(run, thread))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- running ----------------------------------------------------------------------------
+
+    async def _supervise(self, run: Run, thread: _Thread) -> None:
+        """Carry a run from its first frame to its last, whatever happens."""
+        try:
+            async with self.graphs.open(run.graph, run.identity) as graph:
+                await run.carry(graph)
+        except RequestError as error:
+            await run.break_off(error)
+        except Exception:
+            error_id = uuid4().hex
+            logger.exception("run %s could not be carried out (error %s)", run.run_id, error_id)
+            message = f"the server failed (error {error_id})"
+            await run.break_off(RequestError("internal_error", message), error_id)
+        finally:
+            self._ended(run, thread)
+
+    async def _end_unbegun(self, run: Run, thread: _Thread) -> None:
+        try:
+            await run.end_unbegun()
+        finally:
+            self._ended(run, thread)
+
+    def _ended(self, run: Run, thread: _Thread) -> None:
+        del self._live[run.id]
+        if run.refusal is None:
+            self._known[run.id] = _Known(run.thread_id, run.key)
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        if thread.active is run:
+            thread.active = None
+            if run.status is not None:
+                thread.interrupted = run.status == "interrupted"
+            self._advance(thread)
+        run.begun.set()
+        self._forget(run.key)
+
+
+def _said(run: RunView) -> Iterator[MessageFinished]:
+    """The messages of a run: those that it was given, then its own."""
+    for message in run.started.messages if run.started is not None else ():
+        yield MessageFinished(
+            message_id=message["message_id"],
+            role=message["role"],
+            content=tuple(message["content"]),
+        )
+    yield from run.messages
+
+
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        expected = ", ".join(repr(item) for item in allowed)
+        raise ConfigurationError(f"{name}: expected one of {expected}, got {value!r}")

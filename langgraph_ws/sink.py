@@ -1,0 +1,127 @@
+"""Between a run and the log: what waits to be written, merged where it may be, and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from langgraph_ws.errors import LogFailed
+from langgraph_ws.frames import BlockDelta, Frame
+from langgraph_ws.limits import Limits
+from langgraph_ws.log import Position, ThreadLog
+
+__all__ = ["Sink"]
+
+_PATIENCE = 256
+"""Frames that may wait before the run gives way to the task that writes them."""
+
+
+class Sink:
+    """Takes the frames of one run and writes them to the log of its thread, in order.
+
+    Deltas of one block that wait together are merged into one: the text is concatenated, nothing
+    else is ever merged. A sink that is closed drops what comes later (a node that ignored the
+    cancellation may still write) and counts it.
+
+    Attributes:
+        writer: The task that writes; it ends after `close`, or when the log cannot be written.
+        dropped: The frames that came too late.
+        error: Why the log could not be written; None while it can.
+    """
+
+    def __init__(self, log: ThreadLog, thread: str, run_id: str, limits: Limits) -> None:
+        self._log = log
+        self._thread = thread
+        self._run_id = run_id
+        self._limits = limits
+        self._pending: list[Frame] = []
+        self._texts: list[str] = []  # of the last pending frame, when it is a delta
+        self._bytes = 0
+        self._wake = asyncio.Event()
+        self._closed = False
+        self.writer = asyncio.create_task(self._write(), name=f"sink {run_id}")
+        self.dropped = 0
+        self.error: LogFailed | None = None
+
+    def put(self, frame: Frame) -> None:
+        """Take a frame.
+
+        Raises:
+            LogFailed: More waits for the log than may, or the log could not be written.
+        """
+        if self._closed:
+            self.dropped += 1
+            return
+        if self.error is not None:
+            raise self.error
+        if isinstance(frame, BlockDelta):
+            self._bytes += len(frame.text)
+            if not self._merge(frame):
+                self._add(frame)
+                self._texts.append(frame.text)
+        else:
+            self._add(frame)
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Give way to the writer when much is waiting.
+
+        `astream` hands out what is ready without giving way to other tasks, so a burst would
+        otherwise look like a log that does not keep up.
+        """
+        if len(self._pending) >= _PATIENCE and self.error is None:
+            await asyncio.sleep(0)
+
+    async def write(self, frames: Iterable[Frame]) -> Position:
+        """Write frames now: before any other is put, or after the sink was closed."""
+        return await self._log.append(self._thread, self._run_id, list(frames))
+
+    async def close(self) -> None:
+        """Take nothing more, and wait until everything that was taken is in the log."""
+        self._closed = True
+        self._wake.set()
+        await self.writer
+
+    def _merge(self, delta: BlockDelta) -> bool:
+        if not self._texts:
+            return False
+        last = self._pending[-1]
+        assert isinstance(last, BlockDelta)
+        if last.message_id != delta.message_id or last.index != delta.index:
+            return False
+        self._texts.append(delta.text)
+        return True
+
+    def _add(self, frame: Frame) -> None:
+        self._fold()
+        if (
+            len(self._pending) >= self._limits.pending_frames
+            or self._bytes > self._limits.pending_bytes
+        ):
+            raise LogFailed(f"{len(self._pending)} frames wait for the log")
+        self._pending.append(frame)
+
+    def _fold(self) -> None:
+        """Put the merged text into the last pending delta."""
+        if len(self._texts) > 1:
+            last: Any = self._pending[-1]
+            self._pending[-1] = replace(last, text="".join(self._texts))
+        self._texts.clear()
+
+    async def _write(self) -> None:
+        while not (self._closed and not self._pending):
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._pending:
+                continue
+            self._fold()
+            batch, self._pending, self._bytes = self._pending, [], 0
+            try:
+                await self._log.append(self._thread, self._run_id, batch)
+            except Exception as error:
+                self.error = LogFailed("the log could not be written")
+                self.error.__cause__ = error
+                self._pending.clear()
+                return
