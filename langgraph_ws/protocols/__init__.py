@@ -1,0 +1,14 @@
+"""The wire protocols that a connection may speak, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from langgraph_ws.protocols.chat import ChatSession
+from langgraph_ws.session import Session
+
+__all__ = ["PROTOCOLS"]
+
+PROTOCOLS: Mapping[str, type[Session]] = MappingProxyType({ChatSession.name: ChatSession})
+"""Each wire protocol under its name."""

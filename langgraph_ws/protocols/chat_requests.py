@@ -1,0 +1,385 @@
+"""What a client of the chat protocol sends: one model for each type of message, to commands."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic.alias_generators import to_camel, to_snake
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from langgraph_ws.codec import loads
+from langgraph_ws.commands import (
+    Attach,
+    Authenticate,
+    Cancel,
+    Command,
+    Detach,
+    MultitaskStrategy,
+    StartRun,
+)
+from langgraph_ws.errors import InvalidRequest, RequestError
+from langgraph_ws.log import Position
+
+__all__ = ["REQUESTS", "Request", "RequestId", "decode", "parse", "request_id"]
+
+Json: TypeAlias = dict[str, Any]
+RequestId: TypeAlias = str | int | float | None
+_MAX_DEPTH = 100  # codec.plain would cut off what is deeper, without a word
+_MAX_INTEGER = 2**53 - 1
+_INTERRUPT_ID = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def _content(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(
+        isinstance(block, dict) and isinstance(block.get("type"), str) for block in value
+    ):
+        return value
+    raise PydanticCustomError(
+        "content", "expected a string, or a list of content blocks (objects with a 'type')"
+    )
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+_Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+_Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+class _Model(BaseModel):
+    """A part of what clients send: nothing is converted, names come in snake or camel case."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        populate_by_name=True,
+        alias_generator=to_camel,
+    )
+
+    def given(self) -> Json:
+        """The fields that are neither absent nor null."""
+        return {
+            name: value
+            for name in type(self).model_fields
+            if (value := getattr(self, name)) is not None
+        }
+
+
+class _Options(_Model):
+    model_config = ConfigDict(extra="allow")
+
+    text: Literal["full", "delta"] | None = None
+    multitask_strategy: MultitaskStrategy | None = None
+
+    def others(self) -> Json:
+        """What is not ours, as it was sent and in snake case."""
+        sent = self.model_extra or {}
+        return {to_snake(name): value for name, value in sent.items()} | sent
+
+
+def _delta(options: _Options | None) -> bool:
+    return options is not None and options.text == "delta"
+
+
+class _ToolCall(_Model):
+    id: _Name | None = None
+    name: _Name
+    args: Json
+
+
+class _Message(_Model):
+    role: Literal["user", "assistant", "tool"]
+    content: Annotated[Any, PlainValidator(_content)]
+    id: _Name | None = None
+    name: _Name | None = None
+    tool_call_id: _Name | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+    def plain(self) -> Json:
+        message = self.given()
+        if self.tool_calls is not None:
+            # LangChain wants an `id`, if only of None.
+            message["tool_calls"] = [{"id": None} | call.given() for call in self.tool_calls]
+        return message
+
+
+class Request(_Model, ABC):
+    """A message of a client that asks for something."""
+
+    @property
+    def delta(self) -> bool:
+        """Whether the client wants to be told what is new of a text, instead of all so far."""
+        return False
+
+    @abstractmethod
+    def command(self) -> Command:
+        """What it asks for.
+
+        Raises:
+            InvalidRequest: Its fields do not fit together.
+        """
+
+
+class _Start(Request):
+    """What `new_chat` and `resume_chat` share."""
+
+    run_id: _Id | None = None
+    assistant_id: _Name | None = None
+    messages: Annotated[list[_Message], Field(min_length=1)] | None = None
+    input: Any = None
+    options: _Options | None = None
+
+    @property
+    def delta(self) -> bool:
+        return _delta(self.options)
+
+    def turn(self) -> Json:
+        """The arguments of `StartRun` that both fill alike."""
+        options = self.options or _Options()
+        return {
+            "run_id": self.run_id,
+            "graph": self.assistant_id,
+            "messages": self._messages(),
+            "input": self.input,
+            "multitask_strategy": options.multitask_strategy,
+            "options": options.others(),
+        }
+
+    def which(self, *names: str) -> set[str]:
+        """Those of the fields that were given: `messages` not null, the others whatever they are.
+
+        Raises:
+            InvalidRequest: There are several, or there is an `input` of null.
+        """
+        found = self.model_fields_set.intersection(names)
+        if self.messages is None:
+            found.discard("messages")
+        if len(found) > 1:
+            choice = f"{', '.join(names[:-1])} and {names[-1]}"
+            raise InvalidRequest(sorted(found)[-1], f"expected only one of {choice}")
+        if "input" in found and self.input is None:
+            raise InvalidRequest("input", "expected any JSON value but null")
+        return found
+
+    def _messages(self) -> tuple[Json, ...] | None:
+        if self.messages is None:
+            return None
+        for index, message in enumerate(self.messages):
+            if message.role == "tool" and message.tool_call_id is None:
+                raise InvalidRequest(
+                    f"messages.{index}.tool_call_id", "missing: a message of a tool needs one"
+                )
+        return tuple(message.plain() for message in self.messages)
+
+
+class _NewChat(_Start):
+    thread_id: _Id | None = None
+
+    def command(self) -> Command:
+        if not self.which("messages", "input"):
+            raise InvalidRequest("messages", "missing: expected either messages or input")
+        return StartRun(thread_id=self.thread_id, **self.turn())
+
+
+class _ResumeChat(_Start):
+    thread_id: _Id
+    checkpoint_id: _Name | None = None
+    resume: Any = None
+    update: Any = None
+    goto: Annotated[list[_Name], BeforeValidator(_one_or_more)] | None = None
+
+    def command(self) -> Command:
+        given = self.which("messages", "input", "resume")
+        if "resume" in given:
+            return self._answer()
+        for name in ("update", "goto"):
+            if getattr(self, name) is not None:
+                raise InvalidRequest(name, "expected only beside resume")
+        return StartRun(
+            kind="input" if given else "continue",
+            thread_id=self.thread_id,
+            checkpoint_id=self.checkpoint_id,
+            **self.turn(),
+        )
+
+    def _answer(self) -> Command:
+        by_id = _by_interrupt(self.resume)
+        return StartRun(
+            kind="answer",
+            thread_id=self.thread_id,
+            checkpoint_id=self.checkpoint_id,
+            answers=self.resume if by_id else None,
+            answer=None if by_id else self.resume,
+            update=self.update,
+            goto=tuple(self.goto or ()),
+            **self.turn(),
+        )
+
+
+def _by_interrupt(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(_INTERRUPT_ID.fullmatch, value))
+
+
+class _Target(Request):
+    """What names a thread or a run."""
+
+    thread_id: _Id | None = None
+    run_id: _Id | None = None
+
+    def require(self) -> None:
+        """Check that there is one of the two.
+
+        Raises:
+            InvalidRequest: There is neither.
+        """
+        if self.thread_id is None and self.run_id is None:
+            raise InvalidRequest("thread_id", "missing: expected thread_id or run_id")
+
+
+class _Attach(_Target):
+    after: Annotated[int, Field(ge=0, le=_MAX_INTEGER)] | None = None
+    epoch: str | None = None
+    options: _Options | None = None
+
+    @property
+    def delta(self) -> bool:
+        return _delta(self.options)
+
+    def command(self) -> Command:
+        self.require()
+        if self.after and self.epoch is None:
+            raise InvalidRequest("epoch", "missing: expected beside an after above 0")
+        return Attach(
+            thread_id=self.thread_id,
+            run_id=self.run_id,
+            after=None if self.after is None else Position(self.epoch or "", self.after),
+            rewind=bool(self.after) and not self.delta,
+        )
+
+
+class _Detach(_Target):
+    def command(self) -> Command:
+        self.require()
+        return Detach(thread_id=self.thread_id, run_id=self.run_id)
+
+
+class _Cancel(_Target):
+    def command(self) -> Command:
+        self.require()
+        return Cancel(thread_id=self.thread_id, run_id=self.run_id)
+
+
+class _Auth(Request):
+    token: _Name
+
+    def command(self) -> Command:
+        return Authenticate(token=self.token)
+
+
+REQUESTS: Mapping[str, type[Request]] = {
+    "new_chat": _NewChat,
+    "resume_chat": _ResumeChat,
+    "attach": _Attach,
+    "detach": _Detach,
+    "cancel": _Cancel,
+    "auth": _Auth,
+}
+"""The types of message that ask for something; `ping` is answered by the session itself."""
+
+_EXPECTED = {
+    "missing": "missing",
+    "string_type": "expected a string",
+    "string_too_short": "expected a string that is not empty",
+    "string_pattern_mismatch": "expected 1 to 128 letters, digits, '_', '.', ':' and '-'",
+    "int_type": "expected a whole number",
+    "greater_than_equal": "expected a whole number from {ge}",
+    "less_than_equal": "expected a whole number up to {le}",
+    "list_type": "expected a list",
+    "too_short": "expected a list that is not empty",
+    "dict_type": "expected an object",
+    "model_type": "expected an object",
+    "literal_error": "expected {expected}",
+}
+"""What pydantic finds, in words for people who do not use Python."""
+
+
+def parse(text: str) -> Json:
+    """The object that a client sent.
+
+    Raises:
+        RequestError: The text is no JSON object, or it is nested deeper than 100 levels.
+    """
+    try:
+        message = loads(text)
+    except ValueError:
+        raise RequestError("bad_message", "the message is not JSON") from None
+    if not isinstance(message, dict):
+        raise RequestError("bad_message", "the message is not a JSON object")
+    if _too_deep(message):
+        raise RequestError("bad_message", f"the message is nested deeper than {_MAX_DEPTH} levels")
+    return message
+
+
+def request_id(message: Json) -> RequestId:
+    """The `id` of a message; None when it has none.
+
+    Raises:
+        InvalidRequest: It is nothing that can be given back as it came.
+    """
+    value = message.get("id")
+    if value is None or isinstance(value, str):
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and abs(value) <= _MAX_INTEGER:
+        return value  # type: ignore[no-any-return]  # `number` says what it is
+    raise InvalidRequest("id", f"expected a string, or a number up to {_MAX_INTEGER}")
+
+
+def decode(kind: str, message: Json) -> Request:
+    """A message of a type in `REQUESTS`.
+
+    Raises:
+        InvalidRequest: A field of it is missing or wrong.
+    """
+    try:
+        return REQUESTS[kind].model_validate(message)
+    except ValidationError as error:
+        raise _invalid(error.errors(include_url=False, include_input=False)[0]) from None
+
+
+def _invalid(fault: ErrorDetails) -> InvalidRequest:
+    *path, name = map(str, fault["loc"])
+    if fault["type"] == "missing":  # pydantic says the alias, PROTOCOL.md the name
+        name = to_snake(name)
+    expected = _EXPECTED.get(fault["type"])
+    words = expected.format(**fault.get("ctx", {})) if expected else fault["msg"]
+    return InvalidRequest(".".join([*path, name]), words)
+
+
+def _too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,100 @@
+"""One connection without the connection: text in, actions out; entries in, bytes out.
+
+A session knows a wire protocol and what its client has been told. It does no I/O and waits for
+nothing. The rim carries out its actions and gives it their outcomes and the entries of the threads
+that it follows; all bytes that it returns are messages to send, in that order.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from langgraph_ws.commands import Answer, Command, Snapshot
+from langgraph_ws.errors import GapError, RequestError
+from langgraph_ws.log import Entry, Position
+
+__all__ = ["Action", "Close", "Do", "Reply", "Session"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Send this message."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Carry out this command, and tell the session the outcome under the token."""
+
+    token: int
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connection, after sending what is to be sent before."""
+
+    code: int
+    reason: str
+
+
+Action = Reply | Do | Close
+Retry = Literal["resume", "reauth", "never"]
+
+
+class Session(ABC):
+    """One connection that speaks one wire protocol.
+
+    Args:
+        expose_state: Whether the state of the graph (and the artifacts of tools) may be shown.
+        takes_tokens: Whether the client may say who it is in a message.
+        authenticated: Whether it is known who the client is; until then nothing but a token is
+            taken.
+    """
+
+    name: ClassVar[str]
+    subprotocols: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, *, expose_state: bool = False, takes_tokens: bool = False, authenticated: bool = True
+    ) -> None:
+        self.expose_state = expose_state
+        self.takes_tokens = takes_tokens
+        self.authenticated = authenticated
+
+    @abstractmethod
+    def receive(self, text: str) -> list[Action]:
+        """Take a message of the client."""
+
+    @abstractmethod
+    def done(self, token: int, outcome: Answer | RequestError) -> list[bytes]:
+        """Take the outcome of a command; from an `Attached` on, the thread is followed."""
+
+    @abstractmethod
+    def send(self, thread_id: str, entries: Sequence[Entry]) -> list[bytes]:
+        """Take the next entries of a followed thread (only those of one run, where one is)."""
+
+    @abstractmethod
+    def gap(self, thread_id: str, gap: GapError, snapshot: Snapshot) -> list[bytes] | None:
+        """Take the news that a reader fell out of the log, and what to go on from.
+
+        Returns:
+            The messages that say so; None when the protocol cannot say it, so that the connection
+            has to be closed.
+        """
+
+    @abstractmethod
+    def refuse(self, error: RequestError) -> list[bytes]:
+        """Say that a message was not even looked at."""
+
+    @abstractmethod
+    def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
+        """Say that the connection lives, and where the followed threads stand."""
+
+    @abstractmethod
+    def bye(self, reason: str, retry: Retry, after_ms: int) -> list[bytes]:
+        """Say that the connection is about to be closed."""
