@@ -1,0 +1,569 @@
+"""One WebSocket connection: a reader that never waits for work, and a writer that alone sends.
+
+How aiohttp's server side behaves, and what follows from it here (3.13.5 and 3.14.5):
+
+* Pings are answered and closes are seen only while some task is in `receive()`: the reader always
+  is. Commands are carried out by a task of their own.
+* Cancelling one waiting send cancels every other sender of the socket and spoils later sends
+  (3.14, a drain waiter that all share, PR #12307): the writer is the only sender, of pings, pongs
+  and the close frame too, and is never cancelled in a send. Whoever gives up on a socket aborts
+  its transport, which ends a send that waits.
+* `close()` waits without limit for a client that does not read, and a heartbeat that fails calls
+  `transport.close()`, which waits in the same way: each close has a deadline, and aiohttp's own
+  heartbeat is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from aiohttp import WSMsgType, web
+
+from langgraph_ws.commands import (
+    Attach,
+    Authenticate,
+    Authenticated,
+    Cancel,
+    Command,
+    Detach,
+    Identity,
+    StartRun,
+)
+from langgraph_ws.errors import LogClosed, RequestError
+from langgraph_ws.following import Lost, Threads, TooSlow
+from langgraph_ws.handshake import Place, log_refused_secret
+from langgraph_ws.limits import Limits
+from langgraph_ws.session import Close, Do, Reply, Retry, Session
+
+if TYPE_CHECKING:
+    from langgraph_ws.runs import Runs
+
+__all__ = ["Connection", "Timing", "close_reason", "is_close_code"]
+
+logger = logging.getLogger(__name__)
+
+_HIGH_WATER = 32 * 2**10
+_NOTSENT_LOWAT = 16 * 2**10
+_LINUX_NOTSENT_LOWAT = 25 if sys.platform == "linux" else None
+"""Python 3.11 does not name it."""
+_COMMANDS = 64
+_OUTBOX_MESSAGES = 1_024
+_OUTBOX_BYTES = 4 * 2**20
+_REASON_BYTES = 123
+_DEAF_REPLY_S = 0.25
+"""How long the answer to a close is waited for when aiohttp drops all that comes in."""
+_CLOSING = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
+
+Authenticator = Callable[[str], Awaitable[Identity | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long things may take, in seconds.
+
+    Attributes:
+        heartbeat: After this much silence in either direction something is sent.
+        auth: Until the client must have said who it is.
+        stall: Without a byte going out while some are waiting.
+        close: For everything that belongs to closing.
+    """
+
+    heartbeat: float = 20.0
+    auth: float = 5.0
+    stall: float = 10.0
+    close: float = 2.0
+
+    @property
+    def sweep(self) -> float:
+        """How often connections are to be looked at."""
+        return min(1.0, min(self.heartbeat, self.auth, self.stall) / 4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a connection is to be closed; `finish`: after all that its threads have to say."""
+
+    code: int
+    reason: bytes
+    finish: bool
+    deaf: bool
+
+
+class Connection:
+    """One upgraded connection, from its first message to its last.
+
+    Args:
+        ws: The prepared response, with `autoping` and `autoclose` off.
+        transport: Its transport.
+        session: Its protocol.
+        runs: What it works on.
+        limits: What it may use.
+        timing: How long things may take.
+        identity: Who the client is; None: it has yet to say so.
+        place: The room that it takes.
+        authenticator: Whose token this is.
+    """
+
+    __slots__ = (
+        "_authenticator",
+        "_credit",
+        "_credit_at",
+        "_deadline",
+        "_ending",
+        "_flushed",
+        "_heard_at",
+        "_identity",
+        "_limits",
+        "_loop",
+        "_opened_at",
+        "_outbox",
+        "_outbox_bytes",
+        "_ping_due",
+        "_pinged_at",
+        "_place",
+        "_pong",
+        "_progress_at",
+        "_runs",
+        "_sent",
+        "_sent_at",
+        "_session",
+        "_threads",
+        "_timing",
+        "_transport",
+        "_wake",
+        "_work",
+        "_worker",
+        "_ws",
+        "ended",
+    )
+
+    def __init__(
+        self,
+        ws: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        session: Session,
+        runs: Runs,
+        *,
+        limits: Limits,
+        timing: Timing,
+        identity: Identity | None,
+        place: Place,
+        authenticator: Authenticator,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._ws = ws
+        self._transport = transport
+        self._session = session
+        self._runs = runs
+        self._limits = limits
+        self._timing = timing
+        self._identity = identity
+        self._place = place
+        self._authenticator = authenticator
+        self._wake = asyncio.Event()
+        self._threads = Threads(
+            runs,
+            session,
+            limit=limits.threads_per_connection,
+            send=self._put,
+            wake=self._wake.set,
+            lost=self._enqueue,
+        )
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._work: deque[Do | Lost] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._credit = float(limits.message_burst)
+        self._credit_at = now
+        self._opened_at = self._heard_at = self._sent_at = self._progress_at = now
+        self._sent = self._flushed = 0
+        self._pinged_at: float | None = None
+        self._ping_due = False
+        self._pong: bytes | None = None
+        self._ending: _Ending | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self.ended = asyncio.Event()
+        _tune(transport, timing)
+
+    # -- the life of a connection -----------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the client until either side has closed; bounded from then on."""
+        writer = self._loop.create_task(self._write())
+        code = 1001
+        try:
+            code = await self._read()
+        except Exception:
+            self._log_fault("a message could not be taken")
+            code = 1011
+        finally:
+            self.close(code)
+            await self._wind_up(writer)
+
+    async def _wind_up(self, writer: asyncio.Task[None]) -> None:
+        """Wait for all that belongs to the connection, in a bounded time."""
+        grace = 2 * self._timing.close + 1
+        try:
+            await _settle(writer, grace)
+        finally:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._transport.abort()
+            self._threads.close()
+        try:
+            if self._worker is not None:
+                await _settle(self._worker, grace)
+        finally:
+            self.ended.set()
+
+    def close(
+        self, code: int, reason: str = "", *, finish: bool = False, deaf: bool = False
+    ) -> None:
+        """Close, after what is to be sent before; whatever the client does, in a bounded time.
+
+        Args:
+            code: Why, for programs.
+            reason: Why, for people; cut to the 123 bytes that a close frame has room for.
+            finish: Whether what the followed threads hold by now is sent first.
+            deaf: Whether the client's answer can not be heard any more (aiohttp drops all that
+                comes in once its runner shuts down, before `on_shutdown`).
+        """
+        if self._ending is not None:
+            return
+        if not is_close_code(code):
+            raise ValueError(f"code: expected one that may be sent, got {code}")
+        self._ending = _Ending(code, close_reason(reason), finish, deaf)
+        self._deadline = self._loop.call_later(self._timing.close, self._transport.abort)
+        self._wake.set()
+
+    def leave(self, reason: str, retry: Retry, code: int, *, after_ms: int = 0) -> None:
+        """Close, and say before why and when to come back."""
+        self.bye(reason, retry, after_ms)
+        self.close(code, reason)
+
+    def bye(self, reason: str, retry: Retry, after_ms: int) -> None:
+        """Say that the connection is about to be closed."""
+        self._put(self._session.bye(reason, retry, after_ms))
+
+    def abort(self, why: str) -> None:
+        """Drop the connection at once, with all that it was to send."""
+        logger.warning("dropped a connection: %s", why)
+        self._transport.abort()
+        self._wake.set()
+
+    def sweep(self, now: float, wall: float) -> None:
+        """Look after everything that depends on time.
+
+        Args:
+            now: The time of the event loop.
+            wall: The time in seconds since the Unix epoch.
+        """
+        if self._transport.is_closing():
+            return
+        waiting = self._transport.get_write_buffer_size()
+        flushed = self._sent - waiting
+        if not waiting or flushed > self._flushed:
+            self._flushed = max(flushed, self._flushed)
+            self._progress_at = now
+        elif now - self._progress_at >= self._timing.stall:
+            self.abort(f"it took no byte for {self._timing.stall:g} s")
+            return
+        if self._ending is None:
+            self._check_identity(now, wall)
+            self._check_silence(now, wall, idle=not waiting)
+
+    def _check_identity(self, now: float, wall: float) -> None:
+        if self._identity is None:
+            if now - self._opened_at >= self._timing.auth:
+                self.close(4408, "no token came in time")
+        elif self._identity.expires_at is not None and self._identity.expires_at <= wall:
+            self.leave("expired", "reauth", 4440)
+
+    def _check_silence(self, now: float, wall: float, *, idle: bool) -> None:
+        if self._pinged_at is not None:
+            if now - self._pinged_at >= self._timing.heartbeat / 2:
+                self.abort("it did not answer a ping")
+                return
+        elif now - self._heard_at >= self._timing.heartbeat and not self._ping_due:
+            self._ping_due = True
+            self._wake.set()
+        if idle and not self._outbox and now - self._sent_at >= self._timing.heartbeat:
+            self._put(self._session.heartbeat(int(wall * 1000), self._threads.heads))
+
+    # -- reading ----------------------------------------------------------------------------
+
+    async def _read(self) -> int:
+        """Take messages until the connection closes; the code to close with."""
+        while True:
+            message = await self._ws.receive()
+            if message.type in _CLOSING:
+                code = message.data if message.type is WSMsgType.CLOSE else None
+                return code if code is not None and is_close_code(code) else 1000
+            self._heard_at = self._loop.time()
+            self._pinged_at = None
+            if self._ending is not None:
+                continue
+            admitted = self._admit()
+            match message.type:
+                case WSMsgType.TEXT if admitted:
+                    self._take(message.data)
+                case WSMsgType.TEXT:
+                    self._put(self._session.refuse(_rate_limited()))
+                case WSMsgType.PING if admitted:
+                    # Of several that wait, only the last need be answered (RFC 6455, 5.5.3).
+                    self._pong = bytes(message.data)
+                    self._wake.set()
+                case WSMsgType.BINARY:
+                    self.close(4400, "binary messages are not understood")
+                case _:
+                    pass
+
+    def _admit(self) -> bool:
+        """Whether one more message is within the rate; a client that goes on is closed."""
+        burst = self._limits.message_burst
+        earned = (self._heard_at - self._credit_at) * self._limits.messages_per_second
+        self._credit = min(float(burst), self._credit + earned) - 1
+        self._credit_at = self._heard_at
+        if self._credit < -burst and self._ending is None:
+            self.leave("abuse", "resume", 4429, after_ms=1_000)
+        return self._credit >= 0
+
+    def _take(self, text: str) -> None:
+        for action in self._session.receive(text):
+            match action:
+                case Reply(data):
+                    self._put([data])
+                case Do():
+                    self._enqueue(action)
+                case Close(code, reason):
+                    self.close(code, reason)
+
+    # -- commands ---------------------------------------------------------------------------
+
+    def _enqueue(self, item: Do | Lost) -> None:
+        """Have something done; a task exists only while there is work."""
+        if isinstance(item, Do) and len(self._work) >= _COMMANDS:
+            self._put(self._session.done(item.token, _too_many_commands()))
+            return
+        self._work.append(item)
+        if self._worker is None:
+            self._worker = self._loop.create_task(self._work_off())
+
+    async def _work_off(self) -> None:
+        while self._work:
+            item = self._work.popleft()
+            try:
+                await self._carry_out(item)
+            except TooSlow:
+                self.leave("slow", "resume", 4450)
+            except (RequestError, LogClosed) as error:
+                self._fail(item, error if isinstance(error, RequestError) else _draining())
+            except Exception:
+                self._fail(item, self._internal_error())
+        self._worker = None
+
+    async def _carry_out(self, item: Do | Lost) -> None:
+        if isinstance(item, Lost):
+            if not await self._threads.mend(item):
+                self.leave("slow", "resume", 4450)
+        elif isinstance(item.command, Authenticate):
+            await self._authenticate(item.token, item.command.token)
+        elif self._identity is None:
+            raise RequestError("unauthorized", "say who you are first")
+        else:
+            await self._command(self._identity, item.token, item.command)
+
+    async def _command(self, identity: Identity, token: int, command: Command) -> None:
+        match command:
+            case StartRun():
+                await self._threads.start(identity, token, command)
+            case Attach():
+                await self._threads.attach(identity, token, command)
+            case Detach():
+                await self._threads.detach(identity, token, command)
+            case Cancel():
+                await self._threads.cancel(identity, token, command)
+            case Authenticate():
+                raise AssertionError("an Authenticate is carried out without an identity")
+
+    async def _authenticate(self, token: int, secret: str) -> None:
+        try:
+            identity = await self._authenticator(secret)
+        except (web.HTTPException, RequestError):
+            identity = None
+        except Exception as error:
+            log_refused_secret("authorize_token", error)
+            self.close(1011)
+            return
+        if identity is None or is_expired(identity):
+            self.close(4401, "the token is not accepted")
+        elif self._identity is not None and identity.id != self._identity.id:
+            self.close(4403, "the token is another identity's")
+        elif not self._place.claim(identity):
+            self.leave("overloaded", "resume", 1013, after_ms=5_000)
+        else:
+            self._identity = identity
+            answer = Authenticated(expires_at=identity.expires_at)
+            self._put(self._session.done(token, answer))
+
+    def _fail(self, item: Do | Lost, error: RequestError) -> None:
+        if isinstance(item, Do):
+            self._put(self._session.done(item.token, error))
+        else:
+            self.leave("slow", "resume", 4450)
+
+    def _internal_error(self) -> RequestError:
+        error_id = self._log_fault("a command could not be carried out")
+        return RequestError(
+            "internal_error", f"Something went wrong (error {error_id}).", retryable=True
+        )
+
+    def _log_fault(self, what: str) -> str:
+        error_id = uuid4().hex
+        logger.exception("%s (error %s)", what, error_id)
+        return error_id
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def _put(self, messages: Sequence[bytes]) -> None:
+        """Have messages sent.
+
+        What waits is bounded before something is added, so that a single large snapshot passes.
+        """
+        if self._transport.is_closing():
+            return
+        if len(self._outbox) >= _OUTBOX_MESSAGES or self._outbox_bytes >= _OUTBOX_BYTES:
+            self.abort("too many answers wait for it")
+            return
+        self._outbox.extend(messages)
+        self._outbox_bytes += sum(map(len, messages))
+        self._wake.set()
+
+    async def _write(self) -> None:
+        """Send everything, and the close frame last."""
+        try:
+            await self._send_all()
+        except ConnectionError:
+            return
+        except Exception:
+            self._log_fault("a message could not be made or sent")
+            self._outbox.clear()
+            self.close(1011)
+        await self._say_close()
+
+    async def _send_all(self) -> None:
+        """Send what there is, waiting for more, until the connection is to be closed."""
+        while True:
+            self._wake.clear()
+            await self._send_control()
+            await self._send_outbox()
+            if self._ending is not None and not (self._ending.finish and self._threads.ready):
+                return
+            if not self._threads.ready:
+                await self._wake.wait()
+                continue
+            for message in self._threads.take():
+                await self._send(message)
+            if self._threads.ready:
+                await asyncio.sleep(0)  # a long replay lets the others have their turn
+
+    async def _send_control(self) -> None:
+        if self._ping_due:
+            self._ping_due = False
+            self._pinged_at = self._loop.time()
+            await self._send(b"", WSMsgType.PING)
+        if self._pong is not None:
+            data, self._pong = self._pong, None
+            await self._send(data, WSMsgType.PONG)
+
+    async def _send_outbox(self) -> None:
+        while self._outbox:
+            data = self._outbox.popleft()
+            self._outbox_bytes -= len(data)
+            await self._send(data)
+
+    async def _send(self, data: bytes, opcode: WSMsgType = WSMsgType.TEXT) -> None:
+        size = len(data)
+        self._sent += size + (2 if size < 126 else 4 if size < 2**16 else 10)
+        self._sent_at = self._loop.time()
+        await self._ws.send_frame(data, opcode)
+
+    async def _say_close(self) -> None:
+        ending = self._ending
+        if ending is None:
+            return
+        if ending.deaf:
+            self._loop.call_later(_DEAF_REPLY_S, self._hang_up)
+        await self._ws.close(code=ending.code, message=ending.reason, drain=False)
+
+    def _hang_up(self) -> None:
+        """Do not wait for an answer that cannot come, once everything has gone out."""
+        if not self._transport.get_write_buffer_size():
+            self._transport.abort()
+
+
+async def _settle(task: asyncio.Task[None], timeout: float) -> None:
+    """Wait for a task that is about to end; end it when it does not."""
+    await asyncio.wait({task}, timeout=timeout)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def _tune(transport: asyncio.Transport, timing: Timing) -> None:
+    """Keep little between us and the client.
+
+    Without it, a client that reads slowly looks healthy until some 4 MB lie in the kernel.
+    """
+    transport.set_write_buffer_limits(high=_HIGH_WATER)
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    options = (
+        (getattr(socket, "TCP_NOTSENT_LOWAT", _LINUX_NOTSENT_LOWAT), _NOTSENT_LOWAT),
+        (getattr(socket, "TCP_USER_TIMEOUT", None), int(timing.stall * 2_000)),
+    )
+    for option, value in options:
+        if option is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def is_close_code(code: int) -> bool:
+    """Whether a close frame may carry this code (RFC 6455, 7.4)."""
+    return code in (1000, 1001, 1002, 1003, *range(1007, 1015)) or 3000 <= code <= 4999
+
+
+def close_reason(reason: str) -> bytes:
+    """A close reason as UTF-8, cut between characters to what a control frame has room for."""
+    return reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore").encode()
+
+
+def is_expired(identity: Identity) -> bool:
+    """Whether the identity has ended already."""
+    return identity.expires_at is not None and identity.expires_at <= time.time()
+
+
+def _rate_limited() -> RequestError:
+    return RequestError("rate_limited", "too many messages; slow down", retryable=True)
+
+
+def _too_many_commands() -> RequestError:
+    return RequestError(
+        "limit_exceeded", f"{_COMMANDS} commands wait already; send fewer", retryable=True
+    )
+
+
+def _draining() -> RequestError:
+    return RequestError("draining", "the server is going away", retryable=True)

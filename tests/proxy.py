@@ -1,0 +1,91 @@
+"""A TCP proxy that cuts connections at random byte offsets, with FIN or RST."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class CuttingProxy:
+    """Forwards to a port; each connection is cut after a random number of bytes.
+
+    Args:
+        port: The port to forward to, on loopback.
+        seed: The seed of all chance in it.
+        cuts: How many connections to cut; later ones live.
+        longest: The most bytes that pass in one direction before a cut.
+    """
+
+    def __init__(self, port: int, *, seed: int, cuts: int, longest: int = 20_000) -> None:
+        self.port = 0
+        self.connections = 0
+        self.cuts = 0
+        self._target = port
+        self._random = random.Random(seed)
+        self._most = cuts
+        self._longest = longest
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[CuttingProxy]:
+        """Serve on a free port."""
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await server.wait_closed()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.create_task(self._forward(reader, writer, self.connections <= self._most))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: bool
+    ) -> None:
+        # Short ones cut the handshake and the first messages, long ones the stream.
+        top = self._random.choice([400, 2_000, self._longest])
+        left = [self._random.randrange(1, top) if doomed else 1 << 60]
+        reset = self._random.random() < 0.5
+        sides = [writer]
+        try:
+            upstream, downstream = await asyncio.open_connection("127.0.0.1", self._target)
+            sides.append(downstream)
+            pumps = {
+                asyncio.create_task(self._pump(reader, downstream, left)),
+                asyncio.create_task(self._pump(upstream, writer, left)),
+            }
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+            self.cuts += left[0] <= 0
+        finally:
+            for side in sides:
+                if reset:
+                    side.transport.abort()
+                side.close()
+            for side in sides:
+                with suppress(ConnectionError):
+                    await side.wait_closed()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[int]
+    ) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(self._random.choice([1, 7, 100, 4096])):
+                writer.write(data[: max(left[0], 0)])
+                left[0] -= len(data)
+                if left[0] <= 0:
+                    return
+                await writer.drain()
