@@ -1,0 +1,96 @@
+"""Which module may import which: the architecture, written down once."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import langgraph_ws
+
+PACKAGE = Path(langgraph_ws.__file__).parent
+
+LAYERS = [
+    # pure: no I/O, nothing asynchronous
+    {"errors", "frames", "limits"},
+    {"codec", "view"},
+    {"messages", "sources"},
+    {"mapping"},
+    # asynchronous, no network
+    {"log"},
+    {"log.memory", "commands"},
+    {"streaming"},
+    {"graphs", "testing"},
+    {"turns", "sink", "demo"},
+    {"run"},
+    {"runs"},
+    # pure again: one connection without the connection
+    {"session"},
+    {"protocols.chat_requests"},
+    {"protocols.chat_messages"},
+    {"protocols.chat"},
+    {"protocols"},
+    # the rim
+    {"following", "handshake"},
+    {"connection"},
+    {"aiohttp"},
+    {""},
+    {"__main__"},
+]
+NETWORK = {"aiohttp", "socket", "ssl", "http", "urllib"}
+RIM = {"handshake", "connection", "aiohttp", "__main__"}
+SYNCHRONOUS = {"errors", "frames", "limits", "codec", "view", "messages", "sources", "mapping"} | {
+    "session",
+    "protocols",
+    "protocols.chat",
+    "protocols.chat_messages",
+    "protocols.chat_requests",
+    "commands",
+}
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            assert node.module is not None
+            yield node.module
+
+
+def test_the_table_names_every_module() -> None:
+    assert set(LEVEL) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_layers_below(module: str) -> None:
+    for imported in imports(MODULES[module]):
+        if imported == "langgraph_ws" or imported.startswith("langgraph_ws."):
+            below = imported.removeprefix("langgraph_ws").removeprefix(".")
+            assert LEVEL[below] < LEVEL[module], f"{module} imports {below}"
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - RIM))
+def test_only_the_rim_knows_the_network(module: str) -> None:
+    roots = {imported.split(".")[0] for imported in imports(MODULES[module])}
+    assert not roots & NETWORK
+
+
+@pytest.mark.parametrize("module", sorted(SYNCHRONOUS))
+def test_mapping_and_protocols_wait_for_nothing(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    waiting = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, waiting)]
+    assert "asyncio" not in set(imports(MODULES[module]))
