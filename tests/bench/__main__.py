@@ -1,0 +1,105 @@
+"""What a token costs: `python -m tests.bench`.
+
+Server CPU for each token, from the process's own accounting, of this package's route and of what
+one writes by hand, in one run on one machine. Compare the ratios: microseconds differ from machine
+to machine, and from run to run on a busy one. The client is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+START = {"type": "new_chat", "messages": [{"role": "user", "content": "go"}]}
+VARIANTS = {
+    "the graph alone (`astream`, messages)": ("bare", {}),
+    "by hand, `astream` (messages)": ("messages", {}),
+    "by hand, `astream_events`": ("events", {}),
+    "langgraph-ws, deltas": ("langgraph-ws", {"options": {"text": "delta"}}),
+    "langgraph-ws, text so far": ("langgraph-ws", {}),
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    name: str
+    tokens: int
+    delay: float
+    connections: int
+
+
+LOADS = [
+    Load("hot: 1 connection, no delay", tokens=1_000, delay=0.0, connections=1),
+    Load("paced: 50 connections, 5 ms a token", tokens=200, delay=0.005, connections=50),
+]
+
+
+@contextmanager
+def serving(variant: str, load: Load) -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.bench.server", variant]
+    with subprocess.Popen(
+        [*command, str(load.tokens), str(load.delay)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+async def answer(session: aiohttp.ClientSession, url: str, message: dict[str, object]) -> None:
+    async with session.ws_connect(f"{url}/ws", max_msg_size=0) as ws:
+        await ws.send_json(message)
+        async for received in ws:
+            if json.loads(received.data)["type"] == "end":
+                return
+    raise AssertionError("the connection ended before the answer")
+
+
+async def measure(url: str, load: Load, message: dict[str, object], rounds: int) -> float:
+    """The median of the rounds, in microseconds of server CPU for each token."""
+
+    async def used() -> float:
+        async with session.get(f"{url}/cpu") as response:
+            return float(await response.json())
+
+    found = []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        for _ in range(rounds + 1):
+            before = await used()
+            await asyncio.gather(*(answer(session, url, message) for _ in range(load.connections)))
+            found.append((await used() - before) / (load.tokens * load.connections) * 1e6)
+    return statistics.median(found[1:])  # the first one warms up
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default: 5)")
+    rounds = parser.parse_args().rounds
+    for load in LOADS:
+        print(f"\n{load.name}\n\n| | µs of server CPU a token | ratio |\n|---|---|---|")
+        base = None
+        for name, (variant, fields) in VARIANTS.items():
+            with serving(variant, load) as url:
+                cost = asyncio.run(measure(url, load, {**START, **fields}, rounds))
+            base = base or cost
+            print(f"| {name} | {cost:.0f} | {cost / base:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
