@@ -57,4 +57,4 @@ attach_websocket(app, graph, "/class", mapper=Kitchen)
 attach_websocket(app, graph, "/function", mapper=ChatMapper.extend({"custom": finished}))
 
 if __name__ == "__main__":
-    web.run_app(app, host="127.0.0.1", port=2024)
+    web.run_app(app, host="127.0.0.1", port=8765)

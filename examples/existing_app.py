@@ -55,4 +55,4 @@ attach_websocket(
 )
 
 if __name__ == "__main__":
-    web.run_app(app, host="127.0.0.1", port=2024)
+    web.run_app(app, host="127.0.0.1", port=8765)

@@ -1,6 +1,6 @@
 """Server-sent events from the same mapper, with `stream_frames` and no WebSocket anywhere.
 
-Try it: curl -N 'http://127.0.0.1:2024/events?q=What+is+a+superstep'
+Try it: curl -N 'http://127.0.0.1:8765/events?q=What+is+a+superstep'
 """
 
 import json
@@ -31,4 +31,4 @@ app = web.Application()
 app.router.add_get("/events", events)
 
 if __name__ == "__main__":
-    web.run_app(app, host="127.0.0.1", port=2024)
+    web.run_app(app, host="127.0.0.1", port=8765)

@@ -1,4 +1,4 @@
-"""Chat in the terminal over plain aiohttp: python terminal_chat.py [ws://127.0.0.1:2024/ws]"""
+"""Chat in the terminal over plain aiohttp: python terminal_chat.py [ws://127.0.0.1:8765/ws]"""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ LINES = {"workflow_step": "· {step}", "tool_result": "· {name} {status}", "err
 
 
 class Chat:
-    def __init__(self, url="ws://127.0.0.1:2024/ws"):
+    def __init__(self, url="ws://127.0.0.1:8765/ws"):
         self.url, self.seen = url, {"thread_id": str(uuid.uuid4())}
         self.asked, self.speaker, self.said = {}, None, 0
 

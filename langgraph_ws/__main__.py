@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
-        "--port", type=_port, default=2024, help="port, 0 for a free one (%(default)s)"
+        "--port", type=_port, default=8765, help="port, 0 for a free one (%(default)s)"
     )
     parser.add_argument("--path", default="/ws", help="path of the WebSocket (%(default)s)")
     parser.add_argument(
