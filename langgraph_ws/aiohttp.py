@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from aiohttp import web
 from langgraph_ws.commands import ANONYMOUS, Identity, MultitaskStrategy, RunInfo, StartRun
 from langgraph_ws.connection import Connection, Timing, is_expired
 from langgraph_ws.errors import ConfigurationError
+from langgraph_ws.graphs import Graphs
 from langgraph_ws.handshake import (
     Authorize,
     AuthorizeToken,
@@ -24,12 +25,15 @@ from langgraph_ws.handshake import (
     Places,
     choose_session,
     identify,
+    is_upgrade,
     log_refused_secret,
     require_upgrade,
 )
 from langgraph_ws.limits import Limits
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.mapping import ChatMapper, Mapper
+from langgraph_ws.metrics import Metrics, Refusal
+from langgraph_ws.playground import Playground, bearer_token
 from langgraph_ws.protocols import PROTOCOLS
 from langgraph_ws.runs import Runs
 
@@ -49,6 +53,19 @@ logger = logging.getLogger(__name__)
 _RESTART_SPREAD_MS = 5_000
 """Over how long clients are asked to spread their return after a restart."""
 _SWEPT_AT_ONCE = 500
+_TRACE = ("traceparent", "tracestate")
+"""The headers of W3C Trace Context."""
+_REFUSALS: dict[int, Refusal] = {
+    400: "subprotocol",
+    401: "unauthorized",
+    403: "forbidden",
+    429: "too_many",
+    503: "overloaded",
+}
+
+
+class _ForeignOrigin(web.HTTPForbidden):
+    """The page that wants to connect is of an origin that may not."""
 
 
 def attach_websocket(
@@ -81,6 +98,8 @@ def attach_websocket(
     close_timeout: float = 2.0,
     drain_timeout: float = 20.0,
     debug: bool = False,
+    metrics: Metrics | None = None,
+    playground: bool = False,
 ) -> Attachment:
     """Put a graph on a WebSocket route of an application.
 
@@ -130,7 +149,10 @@ def attach_websocket(
             dropped.
         close_timeout: Seconds that closing a connection may take.
         drain_timeout: Seconds that runs get to reach their next superstep when the server stops.
+        playground: Whether browsers that open the route see a page to talk to the graph with. Its
+            files lie below `{path}/playground/`; `authorize` holds for them too.
         debug: Whether the texts of errors reach clients; for development.
+        metrics: Who is told what happens, such as `OpenTelemetryMetrics()`; default: nobody.
 
     Returns:
         A handle to start, follow and cancel runs from the application.
@@ -176,6 +198,7 @@ def attach_websocket(
             expose_output=expose_output,
             allow_state_updates=allow_state_updates,
             debug=debug,
+            metrics=metrics,
         ),
         sessions=_check_protocols(protocols),
         origins=OriginCheck(allowed_origins, forwarded_headers),
@@ -187,7 +210,10 @@ def attach_websocket(
             heartbeat=heartbeat, auth=auth_timeout, stall=stall_timeout, close=close_timeout
         ),
         drain_timeout=drain_timeout,
+        playground=Playground(Graphs(graph)) if playground else None,
     )
+    if playground:
+        app.router.add_get(f"{path.rstrip('/')}/playground/{{name}}", attachment.handle_playground)
     app.router.add_get(path, attachment.handle)
     app.cleanup_ctx.append(attachment.lifespan)
     app.on_shutdown.append(attachment.on_shutdown)
@@ -216,6 +242,7 @@ class Attachment:
         limits: Limits,
         timing: Timing,
         drain_timeout: float,
+        playground: Playground | None,
     ) -> None:
         self.path = path
         self.runs = runs
@@ -227,6 +254,7 @@ class Attachment:
         self._limits = limits
         self._timing = timing
         self._drain_timeout = drain_timeout
+        self._playground = playground
         self._places = Places(limits)
         self._connections: set[Connection] = set()
         self._draining: asyncio.Task[None] | None = None
@@ -381,17 +409,76 @@ class Attachment:
         Raises:
             web.HTTPException: It is refused; nothing was upgraded.
         """
+        # A WebSocket whose upgrade a proxy has dropped is told so.
+        plain = not is_upgrade(request) and "Sec-WebSocket-Key" not in request.headers
+        if plain and self._playground is not None:
+            return await self._page(request, self._playground)
         require_upgrade(request)
-        self._refuse_when_draining()
-        if not self._origins.admits(request):
-            raise web.HTTPForbidden(text="Pages of this origin may not connect.\n")
+        try:
+            return await self._handle_upgrade(request)
+        except web.HTTPException as refusal:
+            self.runs.metrics.connection_refused(self._reason_of(refusal))
+            raise
+
+    def _reason_of(self, refusal: web.HTTPException) -> Refusal:
+        if isinstance(refusal, _ForeignOrigin):
+            return "origin"
+        if refusal.status == 503 and self._draining is not None:
+            return "draining"
+        return _REFUSALS.get(refusal.status, "error")
+
+    async def _handle_upgrade(self, request: web.Request) -> web.StreamResponse:
+        began = time.monotonic()
+        self._admit(request)
         session, subprotocol = choose_session(request, self._sessions)
         with self._places.take(self._origins.address(request)) as place:
             identity = await self._identify(request)
-            if identity is not None and not place.claim(identity):
-                raise web.HTTPTooManyRequests(text="Too many connections.\n")
+            self._claim(place, identity)
             self._refuse_when_draining()
-            return await self._serve(request, session, subprotocol, identity, place)
+            return await self._serve(request, session, subprotocol, identity, place, began)
+
+    async def handle_playground(self, request: web.Request) -> web.StreamResponse:
+        """Serve a file of the playground, or the description of the graphs.
+
+        Raises:
+            web.HTTPException: It is refused, or there is no such file.
+        """
+        name = request.match_info["name"]
+        if self._playground is None:
+            raise web.HTTPNotFound
+        if self._playground.describes(name):
+            return await self._description(request, self._playground)
+        # Files take no place: a browser asks for all of them at once.
+        self._admit(request)
+        await self._identify(request)
+        return self._playground.asset(request, name)
+
+    async def _page(self, request: web.Request, playground: Playground) -> web.StreamResponse:
+        self._admit(request)
+        with self._places.take(self._origins.address(request)) as place:
+            self._claim(place, await self._identify(request))
+            own = self._origins.own(request)
+            return playground.page(request, "" if own is None else own.authority)
+
+    async def _description(
+        self, request: web.Request, playground: Playground
+    ) -> web.StreamResponse:
+        self._admit(request)
+        with self._places.take(self._origins.address(request)) as place:
+            identity = await self._identify(request)
+            if identity is None:
+                identity = await self._identify_token(request)
+            self._claim(place, identity)
+            return await playground.description(identity)
+
+    def _admit(self, request: web.Request) -> None:
+        self._refuse_when_draining()
+        if not self._origins.admits(request):
+            raise _ForeignOrigin(text="Pages of this origin may not connect.\n")
+
+    def _claim(self, place: Place, identity: Identity | None) -> None:
+        if identity is not None and not place.claim(identity):
+            raise web.HTTPTooManyRequests(text="Too many connections.\n")
 
     def _refuse_when_draining(self) -> None:
         if self._draining is not None:
@@ -418,6 +505,31 @@ class Attachment:
             raise web.HTTPUnauthorized(text="Credentials are missing or have expired.\n")
         return identity
 
+    async def _identify_token(self, request: web.Request) -> Identity:
+        """Whose token the request carries.
+
+        Raises:
+            web.HTTPException: It carries none that is accepted.
+        """
+        token = bearer_token(request)
+        refused = web.HTTPUnauthorized(
+            text="Send a token.\n", headers={"WWW-Authenticate": "Bearer"}
+        )
+        if token is None:
+            raise refused
+        try:
+            identity = await self._authenticator(request)(token)
+        except web.HTTPException:
+            raise refused from None
+        except Exception as error:
+            error_id = log_refused_secret("authorize_token", error)
+            raise web.HTTPInternalServerError(
+                text=f"Something went wrong (error {error_id}).\n"
+            ) from None
+        if identity is None or is_expired(identity):
+            raise refused
+        return identity
+
     async def _serve(
         self,
         request: web.Request,
@@ -425,6 +537,7 @@ class Attachment:
         subprotocol: str | None,
         identity: Identity | None,
         place: Place,
+        began: float,
     ) -> web.StreamResponse:
         ws = web.WebSocketResponse(
             timeout=self._timing.close,
@@ -454,7 +567,11 @@ class Attachment:
             identity=identity,
             place=place,
             authenticator=self._authenticator(request),
+            trace={name: request.headers[name] for name in _TRACE if name in request.headers},
         )
+        accepted = time.monotonic()
+        metrics = self.runs.metrics
+        metrics.connection_opened(session.name, accepted - began)
         self._connections.add(connection)
         try:
             if self._draining is not None:
@@ -462,9 +579,13 @@ class Attachment:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            connection.report()
+            metrics.connection_closed(
+                session.name, ws.close_code or 1006, time.monotonic() - accepted
+            )
         return ws
 
-    def _authenticator(self, request: web.Request) -> Callable[[str], Any]:
+    def _authenticator(self, request: web.Request) -> Callable[[str], Awaitable[Identity | None]]:
         async def authenticate(token: str) -> Identity | None:
             if self._authorize_token is None:
                 return None
@@ -486,6 +607,8 @@ class Attachment:
                     logger.exception("a connection could not be looked after")
                 if number % _SWEPT_AT_ONCE == 0:
                     await asyncio.sleep(0)
+            self.runs.metrics.cursor_lag(max((c.lag for c in self._connections), default=0))
+            self.runs.metrics.log_size(self.runs.log.size())
 
     async def _drain(self, timeout: float, *, deaf: bool) -> None:
         if self._draining is None:

@@ -72,6 +72,7 @@ class StartRun:
         checkpoint_id: The checkpoint to go on from; None: the newest.
         multitask_strategy: None: the server's default.
         options: What the client asked to be passed to the graph, before the allowlist.
+        trace: The trace context of the client (W3C `traceparent`, `tracestate`), if it has one.
     """
 
     kind: Literal["input", "answer", "continue"] = "input"
@@ -87,6 +88,7 @@ class StartRun:
     checkpoint_id: str | None = None
     multitask_strategy: MultitaskStrategy | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -112,6 +112,7 @@ class Connection:
         identity: Who the client is; None: it has yet to say so.
         place: The room that it takes.
         authenticator: Whose token this is.
+        trace: The trace context of the handshake.
     """
 
     __slots__ = (
@@ -125,6 +126,7 @@ class Connection:
         "_identity",
         "_limits",
         "_loop",
+        "_messages",
         "_opened_at",
         "_outbox",
         "_outbox_bytes",
@@ -133,12 +135,14 @@ class Connection:
         "_place",
         "_pong",
         "_progress_at",
+        "_reported",
         "_runs",
         "_sent",
         "_sent_at",
         "_session",
         "_threads",
         "_timing",
+        "_trace",
         "_transport",
         "_wake",
         "_work",
@@ -159,6 +163,7 @@ class Connection:
         identity: Identity | None,
         place: Place,
         authenticator: Authenticator,
+        trace: Mapping[str, str],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
@@ -171,6 +176,9 @@ class Connection:
         self._identity = identity
         self._place = place
         self._authenticator = authenticator
+        self._trace = trace
+        self._messages = 0
+        self._reported = (0, 0, 0)
         self._wake = asyncio.Event()
         self._threads = Threads(
             runs,
@@ -209,23 +217,19 @@ class Connection:
             code = 1011
         finally:
             self.close(code)
-            await self._wind_up(writer)
+            await _outlast(self._loop.create_task(self._wind_up(writer)))
 
     async def _wind_up(self, writer: asyncio.Task[None]) -> None:
         """Wait for all that belongs to the connection, in a bounded time."""
         grace = 2 * self._timing.close + 1
-        try:
-            await _settle(writer, grace)
-        finally:
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._transport.abort()
-            self._threads.close()
-        try:
-            if self._worker is not None:
-                await _settle(self._worker, grace)
-        finally:
-            self.ended.set()
+        await _settle(writer, grace)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._transport.abort()
+        self._threads.close()
+        if self._worker is not None:
+            await _settle(self._worker, grace)
+        self.ended.set()
 
     def close(
         self, code: int, reason: str = "", *, finish: bool = False, deaf: bool = False
@@ -269,6 +273,7 @@ class Connection:
             now: The time of the event loop.
             wall: The time in seconds since the Unix epoch.
         """
+        self.report()
         if self._transport.is_closing():
             return
         waiting = self._transport.get_write_buffer_size()
@@ -277,17 +282,34 @@ class Connection:
             self._flushed = max(flushed, self._flushed)
             self._progress_at = now
         elif now - self._progress_at >= self._timing.stall:
+            self._runs.metrics.connection_stalled(self._session.name)
             self.abort(f"it took no byte for {self._timing.stall:g} s")
             return
         if self._ending is None:
             self._check_identity(now, wall)
             self._check_silence(now, wall, idle=not waiting)
 
+    @property
+    def lag(self) -> int:
+        """How many log entries it is behind."""
+        return self._threads.lag
+
+    def report(self) -> None:
+        """Tell the metrics what has gone out since it was told last."""
+        messages, size, merged = self._reported
+        self._reported = (self._messages, self._sent, self._session.merged)
+        metrics, protocol = self._runs.metrics, self._session.name
+        if self._messages > messages:
+            metrics.messages_sent(protocol, self._messages - messages, self._sent - size)
+        if self._session.merged > merged:
+            metrics.frames_conflated(protocol, self._session.merged - merged)
+
     def _check_identity(self, now: float, wall: float) -> None:
         if self._identity is None:
             if now - self._opened_at >= self._timing.auth:
                 self.close(4408, "no token came in time")
         elif self._identity.expires_at is not None and self._identity.expires_at <= wall:
+            self._work.clear()
             self.leave("expired", "reauth", 4440)
 
     def _check_silence(self, now: float, wall: float, *, idle: bool) -> None:
@@ -387,7 +409,8 @@ class Connection:
     async def _command(self, identity: Identity, token: int, command: Command) -> None:
         match command:
             case StartRun():
-                await self._threads.start(identity, token, command)
+                traced = replace(command, trace=self._trace) if self._trace else command
+                await self._threads.start(identity, token, traced)
             case Attach():
                 await self._threads.attach(identity, token, command)
             case Detach():
@@ -404,13 +427,19 @@ class Connection:
             identity = None
         except Exception as error:
             log_refused_secret("authorize_token", error)
+            self._work.clear()
             self.close(1011)
             return
+        # Commands that wait behind a token that is refused (more tokens to try, too) are not
+        # carried out.
         if identity is None or is_expired(identity):
+            self._work.clear()
             self.close(4401, "the token is not accepted")
         elif self._identity is not None and identity.id != self._identity.id:
+            self._work.clear()
             self.close(4403, "the token is another identity's")
         elif not self._place.claim(identity):
+            self._work.clear()
             self.leave("overloaded", "resume", 1013, after_ms=5_000)
         else:
             self._identity = identity
@@ -426,7 +455,7 @@ class Connection:
     def _internal_error(self) -> RequestError:
         error_id = self._log_fault("a command could not be carried out")
         return RequestError(
-            "internal_error", f"Something went wrong (error {error_id}).", retryable=True
+            "internal_error", "Something went wrong.", retryable=True, error_id=error_id
         )
 
     def _log_fault(self, what: str) -> str:
@@ -495,6 +524,7 @@ class Connection:
 
     async def _send(self, data: bytes, opcode: WSMsgType = WSMsgType.TEXT) -> None:
         size = len(data)
+        self._messages += opcode is WSMsgType.TEXT
         self._sent += size + (2 if size < 126 else 4 if size < 2**16 else 10)
         self._sent_at = self._loop.time()
         await self._ws.send_frame(data, opcode)
@@ -511,6 +541,21 @@ class Connection:
         """Do not wait for an answer that cannot come, once everything has gone out."""
         if not self._transport.get_write_buffer_size():
             self._transport.abort()
+
+
+async def _outlast(task: asyncio.Task[None]) -> None:
+    """Wait for a task also while being cancelled; the cancellation takes effect afterwards.
+
+    With `handler_cancellation` aiohttp cancels a handler as soon as its client has left.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _settle(task: asyncio.Task[None], timeout: float) -> None:

@@ -85,13 +85,22 @@ class RequestError(LangGraphWSError):
         code: What went wrong, for programs.
         message: What went wrong, for people; it may be shown to the client.
         retryable: Whether the same request may succeed later.
+        error_id: What the cause is found under in the log, where the fault is ours.
     """
 
-    def __init__(self, code: ErrorCode, message: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        retryable: bool = False,
+        error_id: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.code: ErrorCode = code
         self.message = message
         self.retryable = retryable
+        self.error_id = error_id
 
 
 class InvalidRequest(RequestError):

@@ -131,6 +131,13 @@ class Threads:
         return bool(self._ready)
 
     @property
+    def lag(self) -> int:
+        """How many entries the slowest of them is behind."""
+        return max(
+            (follow.cursor.lag for follow in self._follows.values() if follow.cursor), default=0
+        )
+
+    @property
     def heads(self) -> dict[str, Position]:
         """Where the followed threads stand."""
         return {
@@ -213,6 +220,8 @@ class Threads:
             named=command.after is not None,
         )
         await self._follow(identity, token, info, wanted)
+        if begin is not None and (missed := info.position.seq - begin.seq) > 0:
+            self._runs.metrics.frames_replayed(self._session.name, missed)
 
     async def detach(self, identity: Identity, token: int, command: Detach) -> None:
         """Stop following a thread; its runs go on.
@@ -246,6 +255,7 @@ class Threads:
             TooSlow: The thread moves on too fast.
         """
         follow = lost.follow
+        self._runs.metrics.gap(lost.gap.reason)
         if self._follows.get(follow.thread_id) is not follow:
             return True
         snapshot, cursor = await self._snapshot(follow)
@@ -291,6 +301,8 @@ class Threads:
                 return
         except GapError as error:
             gap = error if wanted.named else None
+            if gap is not None:
+                self._runs.metrics.gap(gap.reason)
         await self._follow_snapshot(token, info, wanted, follow, gap)
 
     async def _follow_snapshot(

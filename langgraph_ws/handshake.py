@@ -31,6 +31,7 @@ __all__ = [
     "Places",
     "choose_session",
     "identify",
+    "is_upgrade",
     "log_refused_secret",
     "require_upgrade",
 ]
@@ -57,8 +58,13 @@ class Origin(NamedTuple):
     port: int | None
 
     def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port; the port only where it is not that of the scheme."""
         port = "" if self.port in (None, _PORTS.get(self.scheme)) else f":{self.port}"
-        return f"{self.scheme}://{self.host}{port}"
+        return f"{self.host}{port}"
 
 
 def parse_origin(text: str) -> Origin | None:
@@ -113,7 +119,7 @@ class OriginCheck:
         values = request.headers.getall("Origin", [])
         if not values or self._any:
             return True
-        own = self._own(request)
+        own = self.own(request)
         if len(values) == 1:
             if values[0] == "null" and self._null:
                 return True
@@ -127,7 +133,8 @@ class OriginCheck:
         """Where the request comes from; None when it did not come over a network."""
         return self._header(request, "X-Forwarded-For") or request.remote
 
-    def _own(self, request: web.Request) -> Origin | None:
+    def own(self, request: web.Request) -> Origin | None:
+        """The server's own origin, as the browser knows it; None when the request has none."""
         scheme = self._header(request, "X-Forwarded-Proto") or request.scheme
         return _origin(scheme, self._header(request, "X-Forwarded-Host") or request.host)
 
@@ -174,15 +181,20 @@ def _forwarded(names: Collection[str]) -> frozenset[str]:
     return frozenset(names)
 
 
+def is_upgrade(request: web.Request) -> bool:
+    """Whether a request is for a WebSocket."""
+    upgrade = request.headers.get("Upgrade", "").strip().lower()
+    connection = ",".join(request.headers.getall("Connection", [])).lower()
+    return upgrade == "websocket" and "upgrade" in (part.strip() for part in connection.split(","))
+
+
 def require_upgrade(request: web.Request) -> None:
     """Refuse a request that is not for a WebSocket.
 
     Raises:
         web.HTTPUpgradeRequired: It is not.
     """
-    upgrade = request.headers.get("Upgrade", "").strip().lower()
-    connection = ",".join(request.headers.getall("Connection", [])).lower()
-    if upgrade != "websocket" or "upgrade" not in (part.strip() for part in connection.split(",")):
+    if not is_upgrade(request):
         raise web.HTTPUpgradeRequired(
             text="This is a WebSocket: connect to it with ws:// or wss://.\n",
             headers={"Upgrade": "websocket", "Connection": "Upgrade"},

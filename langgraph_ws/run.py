@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -20,18 +21,23 @@ from langgraph.errors import GraphDrained
 from langgraph_ws.commands import Identity, StartRun
 from langgraph_ws.errors import RequestError
 from langgraph_ws.frames import (
+    BlockDelta,
+    Custom,
     Frame,
+    Interrupted,
     MessageFinished,
     RolledBack,
     RunFailed,
     RunFinished,
     RunStarted,
     RunStatus,
+    ToolStarted,
 )
 from langgraph_ws.graphs import Graph
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, ThreadLog
 from langgraph_ws.mapping import Mapper
+from langgraph_ws.metrics import Metrics, RunLabels
 from langgraph_ws.sink import Sink
 from langgraph_ws.streaming import Execution, graph_options
 from langgraph_ws.turns import prepare, run_config
@@ -41,6 +47,8 @@ __all__ = ["CancelledRun", "Durability", "OnCancel", "Run", "Settings"]
 logger = logging.getLogger("langgraph_ws")
 
 Durability = Literal["sync", "async", "exit"]
+_WORDS = (BlockDelta, Custom, Interrupted, ToolStarted)
+"""The frames that are news to a user; steps and checkpoints come before anything happened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,7 @@ class Settings:
     expose_output: bool
     debug: bool
     on_cancel: OnCancel | None
+    metrics: Metrics
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -114,6 +123,7 @@ class Run:
     refusal: RequestError | None = None
     stop: Literal["cancelled", "drained"] | None = None
     status: RunStatus | None = None
+    _accepted: float = field(default_factory=time.monotonic)
     _draining: bool = False
     _execution: Execution | None = None
     _worker: asyncio.Task[None] | None = None
@@ -156,7 +166,7 @@ class Run:
             messages=turn.messages,
         )
         sink = await self._begin([started, *rolled_back, *turn.frames])
-        self._execution = Execution(
+        execution = self._execution = Execution(
             graph,
             turn.input,
             config,
@@ -167,16 +177,26 @@ class Run:
             expose_output=self.settings.expose_output,
             debug=self.settings.debug,
         )
-        error = await self._work(self._execution, sink)
-        await self._close(self._execution, sink, error, graph, config)
+        labels = RunLabels(graph=self.graph, run_id=self.run_id, thread_id=self.thread_id)
+        metrics, began = self.settings.metrics, time.monotonic()
+        metrics.run_started(labels)
+        try:
+            with metrics.run_span(labels, self.request.trace):
+                error = await self._work(execution, sink, labels)
+            await self._close(execution, sink, error, graph, config)
+        finally:
+            metrics.run_finished(labels, self.status or "lost", time.monotonic() - began)
 
-    async def break_off(self, error: RequestError, error_id: str | None = None) -> None:
+    async def break_off(self, error: RequestError) -> None:
         """End it because it could not be carried out: in the log when somebody may follow it."""
         if not self.begun.is_set() and not self.queued:
             self.refusal = error
             return
         failed = RunFailed(
-            code=error.code, message=error.message, error_id=error_id, retryable=error.retryable
+            code=error.code,
+            message=error.message,
+            error_id=error.error_id,
+            retryable=error.retryable,
         )
         await self._end("failed", failed)
 
@@ -200,13 +220,17 @@ class Run:
         self.begun.set()
         return sink
 
-    async def _work(self, execution: Execution, sink: Sink) -> BaseException | None:
+    async def _work(
+        self, execution: Execution, sink: Sink, labels: RunLabels
+    ) -> BaseException | None:
         """Run the graph to its end, or until it is told to stop.
 
         Returns:
             What it was ended by; None when it came to its end.
         """
-        worker = self._worker = asyncio.create_task(_pump(execution, sink), name=self.run_id)
+        worker = self._worker = asyncio.create_task(
+            self._pump(execution, sink, labels), name=self.run_id
+        )
         if self.stop is not None:  # told while it was being prepared
             worker.cancel()
         if self._draining:
@@ -219,6 +243,18 @@ class Run:
         if sink.error is not None:
             return sink.error
         return asyncio.CancelledError() if worker.cancelled() else worker.exception()
+
+    async def _pump(self, execution: Execution, sink: Sink, labels: RunLabels) -> None:
+        """Everything that the graph says, into the sink."""
+        silent = True
+        async with aclosing(execution.frames()) as frames:
+            async for frame in frames:
+                sink.put(frame)
+                if silent and isinstance(frame, _WORDS):
+                    silent = False
+                    waited = time.monotonic() - self._accepted
+                    self.settings.metrics.first_frame(labels, waited)
+                await sink.room()
 
     async def _close(
         self,
@@ -303,11 +339,3 @@ class Run:
             logger.exception("the end of run %s could not be logged", self.run_id)
         else:
             self.status = status
-
-
-async def _pump(execution: Execution, sink: Sink) -> None:
-    """Everything that the graph says, into the sink."""
-    async with aclosing(execution.frames()) as frames:
-        async for frame in frames:
-            sink.put(frame)
-            await sink.room()

@@ -38,6 +38,7 @@ from langgraph_ws.graphs import Graphs, GraphSource, read_state
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Entry, Follower, Position, ThreadLog
 from langgraph_ws.mapping import ChatMapper, Mapper, check_mapper
+from langgraph_ws.metrics import Metrics
 from langgraph_ws.run import Durability, OnCancel, Run, Settings
 from langgraph_ws.turns import GRAPH_KEY, checkpoint_id, pending_interrupts
 from langgraph_ws.view import RunView, ThreadView
@@ -97,6 +98,7 @@ class Runs:
         expose_output: Whether they see the final state with the result.
         allow_state_updates: Whether they may send `update` and `goto`.
         debug: Whether error texts reach clients, for development.
+        metrics: Who is told what happens.
 
     Raises:
         ConfigurationError: An argument is not what it may be.
@@ -121,6 +123,7 @@ class Runs:
         expose_output: bool = False,
         allow_state_updates: bool = False,
         debug: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         _one_of(
             "multitask_strategy", multitask_strategy, ("enqueue", "reject", "interrupt", "rollback")
@@ -138,6 +141,7 @@ class Runs:
             self.mapper = self.mapper.extend(state=True)
         self.limits = limits or Limits()
         self.expose_state = expose_state
+        self.metrics = metrics or Metrics()
         self._thread_key = thread_key
         self._strategy = multitask_strategy
         self._on_disconnect = on_disconnect
@@ -153,6 +157,7 @@ class Runs:
             expose_output=expose_output,
             debug=debug,
             on_cancel=on_cancel,
+            metrics=self.metrics,
         )
         self._live: dict[tuple[str, str], Run] = {}
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
@@ -337,6 +342,7 @@ class Runs:
         Raises:
             GapError: The position cannot be resumed from, or the run's beginning is not held.
             RequestError: Nobody knows the run.
+            LogClosed: The route has been shut down.
         """
         info = await self.info(identity, thread_id, run_id)
         start = after if after is not None or run_id is None else info.start
@@ -389,7 +395,7 @@ class Runs:
     def _forget(self, key: str) -> None:
         thread = self._threads.get(key)
         if thread is not None and not (
-            thread.active or thread.queue or thread.viewers or thread.grace or thread.interrupted
+            thread.active or thread.queue or thread.viewers or thread.grace
         ):
             del self._threads[key]
 
@@ -554,6 +560,8 @@ class Runs:
         if strategy == "enqueue":
             thread.queue.append(run)
             return
+        for waiting in [other for other in thread.queue if other.supersedes is not None]:
+            self._drop(thread, waiting, "cancelled")  # it is superseded before it began
         run.supersedes = active
         run.rollback = strategy == "rollback"
         thread.queue.appendleft(run)
@@ -592,8 +600,8 @@ class Runs:
         except Exception:
             error_id = uuid4().hex
             logger.exception("run %s could not be carried out (error %s)", run.run_id, error_id)
-            message = f"the server failed (error {error_id})"
-            await run.break_off(RequestError("internal_error", message), error_id)
+            failure = RequestError("internal_error", "Something went wrong.", error_id=error_id)
+            await run.break_off(failure)
         finally:
             self._ended(run, thread)
 

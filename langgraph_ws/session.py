@@ -54,6 +54,9 @@ class Session(ABC):
         takes_tokens: Whether the client may say who it is in a message.
         authenticated: Whether it is known who the client is; until then nothing but a token is
             taken.
+
+    Attributes:
+        merged: How many entries went out as part of another's message, so far.
     """
 
     name: ClassVar[str]
@@ -65,6 +68,7 @@ class Session(ABC):
         self.expose_state = expose_state
         self.takes_tokens = takes_tokens
         self.authenticated = authenticated
+        self.merged = 0
 
     @abstractmethod
     def receive(self, text: str) -> list[Action]:

@@ -594,6 +594,18 @@ class ThreadLogSuite:
         assert seqs(await read_all(log, "b")) == [1, 2, 3, 4]
         assert len(await log.result_of("a", "r")) == 2
 
+    async def test_the_size_and_the_lag_tell_how_much_there_is(self, log: ThreadLog) -> None:
+        assert log.size() == (0, 0, 0)
+        follower = await log.follow("t", None, lambda: None)
+        await log.append("t", "r", [started(), delta("x" * 1_000)])
+        threads, entries, size = log.size()
+        assert (threads, entries) == (1, 2)
+        assert size > 1_000
+        assert follower.lag == 2
+        follower.read(1)
+        assert follower.lag == 1
+        follower.close()
+
     # the view
 
     async def test_the_view_of_a_thread_that_nobody_knows_is_empty(self, log: ThreadLog) -> None:

@@ -141,6 +141,7 @@ class Connection(RuleBasedStateMachine):
         self.asked: dict[int, Do] = {}
         self.tokens: set[int] = set()
         self.known = known
+        self.introduced = False
         self.closed = False
 
     def _receive(self, raw: str) -> None:
@@ -152,7 +153,8 @@ class Connection(RuleBasedStateMachine):
         for action in actions:
             if isinstance(action, Do):
                 assert action.token not in self.tokens
-                assert self.known or isinstance(action.command, Authenticate)
+                self.introduced |= isinstance(action.command, Authenticate)
+                assert self.known or self.introduced, "only a token comes before all else"
                 self.tokens.add(action.token)
                 self.asked[action.token] = action
             self.closed |= isinstance(action, Close)

@@ -23,6 +23,7 @@ __all__ = [
     "Bounds",
     "Entry",
     "Follower",
+    "LogSize",
     "Position",
     "Retention",
     "ThreadLog",
@@ -45,6 +46,14 @@ class Bounds(NamedTuple):
     epoch: str
     first: int
     head: int
+
+
+class LogSize(NamedTuple):
+    """What a log holds in this process."""
+
+    threads: int
+    entries: int
+    bytes: int
 
 
 class Entry:
@@ -100,6 +109,11 @@ class Follower(Protocol):
     @property
     def position(self) -> Position:
         """The position of the entry read last."""
+        ...
+
+    @property
+    def lag(self) -> int:
+        """How many entries lie after the position."""
         ...
 
     def read(self, limit: int) -> list[Entry]:
@@ -186,3 +200,7 @@ class ThreadLog(ABC):
     @abstractmethod
     def has_room(self) -> bool:
         """Whether new runs may begin (False: the limit of all threads is used up)."""
+
+    @abstractmethod
+    def size(self) -> LogSize:
+        """How much is held in this process."""

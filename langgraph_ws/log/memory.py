@@ -28,7 +28,16 @@ from langgraph_ws.frames import (
     RunStarted,
     Sources,
 )
-from langgraph_ws.log import TERMINAL, Bounds, Entry, Follower, Position, Retention, ThreadLog
+from langgraph_ws.log import (
+    TERMINAL,
+    Bounds,
+    Entry,
+    Follower,
+    LogSize,
+    Position,
+    Retention,
+    ThreadLog,
+)
 from langgraph_ws.view import ThreadView
 
 if TYPE_CHECKING:
@@ -171,6 +180,11 @@ class MemoryThreadLog(ThreadLog):
     def has_room(self) -> bool:
         """Whether new runs may begin (False: the limit of all threads is used up)."""
         return not self._closed and self._bytes < self._retention.total_bytes
+
+    def size(self) -> LogSize:
+        """How much is held."""
+        entries = sum(len(thread.entries) for thread in self._threads.values())
+        return LogSize(len(self._threads), entries, self._bytes + self._kept)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -435,6 +449,11 @@ class _Follower:
     def position(self) -> Position:
         """The position of the entry read last."""
         return Position(self._thread.epoch, self._seq)
+
+    @property
+    def lag(self) -> int:
+        """How many entries lie after the position."""
+        return self._thread.head - self._seq
 
     def read(self, limit: int) -> list[Entry]:
         """The entries after the position that are there now, at most `limit`; moves past them."""

@@ -18,6 +18,7 @@ from langgraph_ws.codec import dumps
 from langgraph_ws.commands import (
     Answer,
     Attached,
+    Authenticate,
     Authenticated,
     Cancelling,
     Detached,
@@ -163,10 +164,14 @@ class _Feed:
     Args:
         run_id: The one run that is followed; None: all of them.
         expose_state: Whether the client may see the state.
+
+    Attributes:
+        merged: How many deltas were merged into another since this was last set to 0.
     """
 
     def __init__(self, run_id: str | None, expose_state: bool) -> None:
         self.run_id = run_id
+        self.merged = 0
         self._expose_state = expose_state
         self._variant = "chat+state" if expose_state else "chat"
         self._delta = False
@@ -227,6 +232,7 @@ class _Feed:
             deltas = _Waiting(entry, frame, entry.seq, frame.offset, whole, [frame.text])
         else:
             deltas.add(entry, frame)
+            self.merged += 1
         waiting[key] = deltas  # as the last, for messages go out in the order of their `seq`
 
     def _fold(self, entry: Entry, frame: Frame) -> None:
@@ -306,6 +312,7 @@ class ChatSession(Session):
         super().__init__(
             expose_state=expose_state, takes_tokens=takes_tokens, authenticated=authenticated
         )
+        self._authenticating = False
         self._tokens = count(1)
         self._asked: dict[int, _Asked] = {}
         self._feeds: dict[str, _Feed] = {}
@@ -349,6 +356,8 @@ class ChatSession(Session):
         if feed is None:
             return []
         messages = feed.send(entries)
+        self.merged += feed.merged
+        feed.merged = 0
         if feed.run_id is not None and _ends(feed.run_id, entries):
             del self._feeds[thread_id]
         return messages
@@ -378,12 +387,14 @@ class ChatSession(Session):
 
     def _action(self, message: Json, answers: RequestId) -> Action:
         kind = message.get("type")
-        if not self.authenticated and kind != "auth":
+        if kind != "auth" and not self.authenticated and not self._authenticating:
             raise RequestError("unauthorized", "say who you are first: send an auth message")
         if kind == "ping":
             return Reply(answer("pong", {"time": time.time_ns() // 1_000_000}, answers))
         request = decode(self._known_type(kind), message)
         command = request.command()
+        # What comes after a token is carried out after it, or not at all.
+        self._authenticating = self._authenticating or isinstance(command, Authenticate)
         token = next(self._tokens)
         self._asked[token] = _Asked(answers, request.delta)
         return Do(token, command)
