@@ -24,7 +24,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
 
-from langgraph_ws.testing import Reply, ScriptedModel, call
+from langgraph_ws.scripted import Reply, ScriptedModel, call
 
 __all__ = ["demo_graph"]
 

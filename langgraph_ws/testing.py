@@ -1,151 +1,87 @@
-"""For the tests of your own graphs: a model that streams what you write down, and a recorder.
+"""For the tests of your own graphs: a model, a recorder, a client, and golden transcripts.
 
 ::
 
     model = ScriptedModel(["Hello!", Reply(tool_calls=[call("search", query="cats")])])
-    frames = await record(graph, {"messages": "hi"})
+
+    run = await record(graph, {"messages": "hi"})             # no socket: frames
+    assert run.text == "Hello!"
+
+    async with chat_client(graph) as chat:                    # a real one: messages
+        heard = await chat.run("hi")
+    assert_transcript(heard, "transcripts/hello.jsonl")
+
+`chat_client` also takes an application, or the client that pytest-aiohttp's `aiohttp_client` made.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from enum import Enum
 from itertools import count
-from typing import Any, cast
+from typing import Any, Final, TypeAlias, TypeVar
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolCall
-from langchain_core.messages.ai import UsageMetadata, add_ai_message_chunks
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from pydantic import Field, PrivateAttr
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
-from langgraph_ws.frames import Frame
+from langgraph_ws.aiohttp import ATTACHMENTS, attach_websocket
+from langgraph_ws.codec import dumps, loads
+from langgraph_ws.errors import ConfigurationError
+from langgraph_ws.frames import Frame, RunFinished, RunResult, RunStatus
 from langgraph_ws.mapping import ChatMapper, Mapper
+from langgraph_ws.scripted import Reply, ScriptedModel, call
 from langgraph_ws.streaming import stream_frames
+from langgraph_ws.transcripts import assert_transcript
 
-__all__ = ["Reply", "ScriptedModel", "call", "record"]
+__all__ = [
+    "Chat",
+    "Heard",
+    "Recording",
+    "Reply",
+    "ScriptedModel",
+    "assert_transcript",
+    "call",
+    "chat_client",
+    "record",
+]
 
-
-def call(name: str, /, call_id: str | None = None, **args: Any) -> ToolCall:
-    """A tool call for a `Reply`.
-
-    Args:
-        name: The tool.
-        call_id: Its id; `call_<name>` when None.
-        args: The arguments.
-    """
-    return ToolCall(name=name, args=args, id=call_id or f"call_{name}", type="tool_call")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """One answer of a `ScriptedModel`, streamed in this order: reasoning, text, tool calls.
-
-    Attributes:
-        text: What it says.
-        reasoning: What it thinks first.
-        tool_calls: The tools that it calls; their arguments come in pieces, all calls by turns.
-        citations: Citation annotations (LangChain's `Citation`) at the end of the text.
-        usage: Input and output tokens, told with the last chunk; None: nothing is told.
-        delay: Seconds before each chunk.
-        error: What it raises.
-        error_after: How many chunks come before `error`; None: all of them.
-        chunk_chars: Characters in a chunk.
-        whole: Whether everything comes in one chunk.
-    """
-
-    text: str = ""
-    reasoning: str = ""
-    tool_calls: Sequence[ToolCall] = ()
-    citations: Sequence[Mapping[str, Any]] = ()
-    usage: tuple[int, int] | None = None
-    delay: float = 0.0
-    error: BaseException | None = None
-    error_after: int | None = None
-    chunk_chars: int = 4
-    whole: bool = False
+Json: TypeAlias = dict[str, Any]
+AnyFrame = TypeVar("AnyFrame")
+Http: TypeAlias = "TestClient[web.Request, web.Application]"
 
 
-class ScriptedModel(BaseChatModel):
-    """A chat model that answers with what it was given, in order, and then from the start again.
+class _Nothing(Enum):
+    """That an argument was not given, where None would be a value."""
 
-    It streams text, reasoning and tool calls as real models do (LangChain's own fake models do
-    not stream tool calls), and needs no key and no network. With LangChain's own option
-    `disable_streaming=True` it is a model that cannot stream.
+    NOTHING = "nothing"
 
-    Args:
-        responses: `Reply`s, texts, or `AIMessage`s.
-    """
 
-    responses: list[Any] = Field(default_factory=list)
-    _turns: Iterator[int] = PrivateAttr(default_factory=count)
+_NOTHING: Final = _Nothing.NOTHING
 
-    def __init__(self, responses: Sequence[Reply | AIMessage | str], **kwargs: Any) -> None:
-        kwargs["responses"] = [_reply(response) for response in responses]
-        super().__init__(**kwargs)
+
+# --- without a socket ------------------------------------------------------------------------
+
+
+class Recording(list[Frame]):
+    """The frames of a run, in order."""
+
+    def of(self, kind: type[AnyFrame]) -> list[AnyFrame]:
+        """Those of a class."""
+        return [frame for frame in self if isinstance(frame, kind)]
 
     @property
-    def _llm_type(self) -> str:
-        return "scripted"
+    def text(self) -> str:
+        """The text that the run ended with; empty when it did not complete."""
+        return "".join(result.text for result in self.of(RunResult))
 
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
-        """The model itself: what it calls is written down."""
-        return self
-
-    def _next(self) -> Reply:
-        return cast("Reply", self.responses[next(self._turns) % len(self.responses)])
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return _result(list(_paced(self._next())))
-
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        for chunk in _paced(self._next()):
-            generation = ChatGenerationChunk(message=chunk)
-            if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=generation)
-            yield generation
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        reply = self._next()
-        for chunk in _chunks_or_error(reply):
-            await asyncio.sleep(reply.delay)
-            generation = ChatGenerationChunk(message=chunk)
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(chunk.text, chunk=generation)
-            yield generation
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        reply = self._next()
-        await asyncio.sleep(reply.delay)
-        return _result(list(_chunks_or_error(reply)))
+    @property
+    def status(self) -> RunStatus | None:
+        """How the run ended."""
+        return next((end.status for end in self.of(RunFinished)), None)
 
 
 async def record(
@@ -157,7 +93,7 @@ async def record(
     context: Any = None,
     modes: Collection[str] = (),
     **options: Any,
-) -> list[Frame]:
+) -> Recording:
     """Run a graph and return all of its frames.
 
     Args:
@@ -172,109 +108,225 @@ async def record(
     frames = stream_frames(
         graph, input, config, mapper=mapper, context=context, modes=modes, **options
     )
-    return [frame async for frame in frames]
+    return Recording([frame async for frame in frames])
 
 
-def _reply(response: Reply | AIMessage | str) -> Reply:
-    if isinstance(response, str):
-        return Reply(text=response)
-    if isinstance(response, AIMessage):
-        usage = response.usage_metadata
-        return Reply(
-            text=response.text,
-            tool_calls=response.tool_calls,
-            usage=None if usage is None else (usage["input_tokens"], usage["output_tokens"]),
-        )
-    return response
+# --- over a socket ---------------------------------------------------------------------------
 
 
-def _result(chunks: list[AIMessageChunk]) -> ChatResult:
-    whole = add_ai_message_chunks(*chunks)
-    message = AIMessage(
-        content=whole.content,
-        tool_calls=whole.tool_calls,
-        usage_metadata=whole.usage_metadata,
-        response_metadata=whole.response_metadata,
-        additional_kwargs=whole.additional_kwargs,
-    )
-    return ChatResult(generations=[ChatGeneration(message=message)])
+class Heard(list[Json]):
+    """Messages of the chat protocol, in order."""
+
+    def of(self, kind: str) -> list[Any]:
+        """The `data` of those of a type."""
+        return [message["data"] for message in self if message["type"] == kind]
+
+    @property
+    def text(self) -> str:
+        """The text that the run ended with; empty when it did not complete."""
+        return "".join(final["text"] for final in self.of("final"))
+
+    @property
+    def status(self) -> str | None:
+        """How the run ended; None when it has not."""
+        return next((end["status"] for end in self.of("end")), None)
+
+    @property
+    def thread_id(self) -> str:
+        """The thread of the first `run` among them."""
+        return str(self.of("run")[0]["thread_id"])
+
+    @property
+    def run_id(self) -> str:
+        """The id of the first `run` among them."""
+        return str(self.of("run")[0]["run_id"])
 
 
-def _paced(reply: Reply) -> Iterator[AIMessageChunk]:
-    for chunk in _chunks_or_error(reply):
-        if reply.delay:
-            time.sleep(reply.delay)
-        yield chunk
+class Chat:
+    """One connection that speaks the chat protocol; made by `chat_client`.
+
+    One thing at a time may wait for messages. For a second connection, give `http` to
+    `chat_client`.
+
+    Attributes:
+        http: The client of the whole application: for other requests, and other connections.
+        heard: Everything that was received so far.
+        timeout: Seconds that may pass until what is waited for has come.
+    """
+
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse, http: Http, timeout: float) -> None:
+        self._ws = ws
+        self._ids = count(1)
+        self.http = http
+        self.heard = Heard()
+        self.timeout = timeout
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message."""
+        await self._ws.send_str(dumps(dict(message)).decode())
+
+    async def receive(self, kind: str | None = None) -> Json:
+        """The next message; with a type, the next of it, whatever comes before.
+
+        Raises:
+            AssertionError: It did not come in time, or the server closed the connection.
+        """
+        return (await self.until(kind))[-1]
+
+    async def until(self, kind: str | None) -> Heard:
+        """All messages up to the next one of a type (None: any), which is the last.
+
+        Raises:
+            AssertionError: It did not come in time, or the server closed the connection.
+        """
+        messages = Heard()
+        async with self._patience(f"a {kind!r} message" if kind else "a message"):
+            while not messages or kind not in (None, messages[-1]["type"]):
+                messages.append(await self._next())
+        return messages
+
+    async def run(
+        self, messages: str | Sequence[Mapping[str, Any]] | None = None, **fields: Any
+    ) -> Heard:
+        """Send `new_chat`; return the answer and all messages of the run, up to its `end`.
+
+        Args:
+            messages: What the user says, or messages; None where `input` is given.
+            fields: The other fields of `new_chat`.
+
+        Raises:
+            AssertionError: The server refused, or the run did not end in time.
+        """
+        return await self._run({"type": "new_chat", **_turn(messages), **fields})
+
+    async def resume(self, thread_id: str, answer: Any = _NOTHING, **fields: Any) -> Heard:
+        """Send `resume_chat`; return the answer and all messages of the run, up to its `end`.
+
+        Args:
+            thread_id: The thread.
+            answer: The answer to its interrupts: `{id: value}`, or a bare value when one waits.
+            fields: The other fields of `resume_chat`.
+
+        Raises:
+            AssertionError: The server refused, or the run did not end in time.
+        """
+        given = {} if answer is _NOTHING else {"resume": answer}
+        return await self._run({"type": "resume_chat", "thread_id": thread_id, **given, **fields})
+
+    async def closed(self) -> int:
+        """The code that the server closes the connection with, whatever comes before.
+
+        Raises:
+            AssertionError: It did not in time.
+        """
+        async with self._patience("the connection to be closed"):
+            while not self._ws.closed:
+                await self._take()
+        return self._ws.close_code or 1006
+
+    async def _run(self, request: Json) -> Heard:
+        asked = f"{request['type']}-{next(self._ids)}"
+        before = len(self.heard)
+        await self.send(request | {"id": asked})
+        async with self._patience(f"the run that {request['type']} asked for to end"):
+            while (answer := await self._next()).get("request_id") != asked:
+                pass
+            if answer["type"] == "error":
+                raise AssertionError(f"the server refused {request['type']}: {answer['data']}")
+            run_id = answer["data"]["run_id"]
+            # On a thread that is followed already, the run may be heard of before the answer.
+            messages = [it for it in self.heard[before:] if it.get("run_id") == run_id]
+            while not messages or messages[-1]["type"] != "end":
+                message = await self._next()
+                if message.get("run_id") == run_id:
+                    messages.append(message)
+        return Heard([answer, *messages])
+
+    async def _next(self) -> Json:
+        message = await self._take()
+        if message is None:
+            raise AssertionError(f"the server closed the connection with {self._ws.close_code}")
+        return message
+
+    async def _take(self) -> Json | None:
+        """The next message; None when the connection is closed."""
+        received = await self._ws.receive()
+        if received.type is not aiohttp.WSMsgType.TEXT:
+            return None
+        message: Json = loads(received.data)
+        self.heard.append(message)
+        return message
+
+    @asynccontextmanager
+    async def _patience(self, awaited: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.timeout):
+                yield
+        except TimeoutError:
+            types = Counter(message["type"] for message in self.heard)
+            heard = ", ".join(f"{kind} ({number})" for kind, number in types.items()) or "nothing"
+            raise AssertionError(
+                f"waited {self.timeout} s for {awaited}; received so far: {heard}"
+            ) from None
 
 
-def _chunks_or_error(reply: Reply) -> Iterator[AIMessageChunk]:
-    """The chunks of a reply, as far as they come."""
-    chunks = _chunks(reply)
-    yield from chunks if reply.error is None else chunks[: reply.error_after]
-    if reply.error is not None:
-        raise reply.error
+@asynccontextmanager
+async def chat_client(
+    target: Any,
+    path: str | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10.0,
+    **options: Any,
+) -> AsyncIterator[Chat]:
+    """Serve a graph or an application on a free port, and connect to it.
+
+    Args:
+        target: Whatever `attach_websocket` takes; or an aiohttp `Application` that is not running;
+            or a `TestClient` (such as `aiohttp_client` of pytest-aiohttp makes), which is left
+            open.
+        path: The route; None: the only one of the application.
+        headers: Those of the handshake (`Origin`, `Cookie`…).
+        timeout: Seconds that each wait for messages may take.
+        options: Those of `attach_websocket`, for a graph.
+
+    Raises:
+        ConfigurationError: There are options but no graph, or it cannot be known which route.
+        aiohttp.WSServerHandshakeError: The server refused the connection; `status` says how.
+    """
+    async with _client_of(target, path, options) as http:
+        where = _only_path(http) if path is None else path
+        async with http.ws_connect(where, headers=headers, max_msg_size=0) as ws:
+            yield Chat(ws, http, timeout)
 
 
-def _chunks(reply: Reply) -> list[AIMessageChunk]:
-    chunks = [
-        AIMessageChunk(content=[{"type": "reasoning", "reasoning": piece, "index": 0}])
-        for piece in _pieces(reply.reasoning, reply.chunk_chars)
-    ]
-    chunks += [_text_chunk(reply, piece) for piece in _pieces(reply.text, reply.chunk_chars)]
-    if reply.citations:
-        block = {"type": "text", "text": "", "index": 1, "annotations": list(reply.citations)}
-        chunks.append(AIMessageChunk(content=[block]))
-    chunks += [*_tool_chunks(reply), _last_chunk(reply)]
-    return [add_ai_message_chunks(*chunks)] if reply.whole else chunks
+@asynccontextmanager
+async def _client_of(target: Any, path: str | None, options: Json) -> AsyncIterator[Http]:
+    if not isinstance(target, TestClient | web.Application):
+        app = web.Application()
+        attach_websocket(app, target, "/ws" if path is None else path, **options)
+        target = app
+    elif options:
+        raise ConfigurationError(f"{', '.join(options)}: expected only beside a graph")
+    if isinstance(target, TestClient):
+        yield target
+        return
+    async with TestClient(TestServer(target)) as http:
+        yield http
 
 
-def _text_chunk(reply: Reply, piece: str) -> AIMessageChunk:
-    """Plain text, or a block with a number where the message has other blocks, too."""
-    if reply.reasoning or reply.citations:
-        return AIMessageChunk(content=[{"type": "text", "text": piece, "index": 1}])
-    return AIMessageChunk(content=piece)
+def _only_path(http: Http) -> str:
+    attached = {} if http.app is None else http.app.get(ATTACHMENTS, {})
+    paths = list(attached)
+    if len(paths) != 1:
+        found = ", ".join(paths) or "none is known"
+        raise ConfigurationError(f"path: expected that of the route to talk to ({found})")
+    return paths[0]
 
 
-def _tool_chunks(reply: Reply) -> Iterator[AIMessageChunk]:
-    """The pieces of all tool calls, by turns: the name first, then the arguments."""
-    pieces = {
-        index: [None, *_pieces(json.dumps(tool_call["args"]), reply.chunk_chars)]
-        for index, tool_call in enumerate(reply.tool_calls)
-    }
-    for turn in range(max((len(parts) for parts in pieces.values()), default=0)):
-        for index, parts in pieces.items():
-            if turn < len(parts):
-                yield _tool_chunk(reply.tool_calls[index], index, parts[turn])
-
-
-def _tool_chunk(tool_call: ToolCall, index: int, piece: str | None) -> AIMessageChunk:
-    first = piece is None
-    return AIMessageChunk(
-        content="",
-        tool_call_chunks=[
-            {
-                "name": tool_call["name"] if first else None,
-                "id": tool_call["id"] if first else None,
-                "args": piece or "",
-                "index": index,
-                "type": "tool_call_chunk",
-            }
-        ],
-    )
-
-
-def _last_chunk(reply: Reply) -> AIMessageChunk:
-    """The chunk that tells why the model stopped, and what it cost."""
-    about = {
-        "finish_reason": "tool_calls" if reply.tool_calls else "stop",
-        "model_name": "scripted",
-    }
-    usage: UsageMetadata | None = None
-    if reply.usage is not None:
-        given, made = reply.usage
-        usage = UsageMetadata(input_tokens=given, output_tokens=made, total_tokens=given + made)
-    return AIMessageChunk(content="", response_metadata=about, usage_metadata=usage)
-
-
-def _pieces(text: str, size: int) -> list[str]:
-    return [text[start : start + size] for start in range(0, len(text), size)]
+def _turn(messages: str | Sequence[Mapping[str, Any]] | None) -> Json:
+    if messages is None:
+        return {}
+    if isinstance(messages, str):
+        return {"messages": [{"role": "user", "content": messages}]}
+    return {"messages": [dict(message) for message in messages]}

@@ -15,6 +15,7 @@ from pydantic import (
     PlainValidator,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -57,6 +58,26 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+_CONTENT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"type": {"type": "string"}},
+                "required": ["type"],
+            },
+        },
+    ]
+}
+_NAMES_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string", "minLength": 1}},
+        {"type": "null"},
+    ]
+}
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 _Name = Annotated[str, StringConstraints(min_length=1)]
 
@@ -81,6 +102,8 @@ class _Model(BaseModel):
 
 
 class _Options(_Model):
+    """How a run is to be started and told of; other keys are the application's."""
+
     model_config = ConfigDict(extra="allow")
 
     text: Literal["full", "delta"] | None = None
@@ -97,14 +120,18 @@ def _delta(options: _Options | None) -> bool:
 
 
 class _ToolCall(_Model):
+    """A tool call of a message of the assistant."""
+
     id: _Name | None = None
     name: _Name
     args: Json
 
 
 class _Message(_Model):
+    """A message for the graph."""
+
     role: Literal["user", "assistant", "tool"]
-    content: Annotated[Any, PlainValidator(_content)]
+    content: Annotated[Any, PlainValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)]
     id: _Name | None = None
     name: _Name | None = None
     tool_call_id: _Name | None = None
@@ -188,6 +215,8 @@ class _Start(Request):
 
 
 class _NewChat(_Start):
+    """A run, on a new thread unless one is named."""
+
     thread_id: _Id | None = None
 
     def command(self) -> Command:
@@ -197,11 +226,15 @@ class _NewChat(_Start):
 
 
 class _ResumeChat(_Start):
+    """A run that goes on with a thread."""
+
     thread_id: _Id
     checkpoint_id: _Name | None = None
     resume: Any = None
     update: Any = None
-    goto: Annotated[list[_Name], BeforeValidator(_one_or_more)] | None = None
+    goto: Annotated[
+        Annotated[list[_Name], BeforeValidator(_one_or_more)] | None, WithJsonSchema(_NAMES_SCHEMA)
+    ] = None
 
     def command(self) -> Command:
         given = self.which("messages", "input", "resume")
@@ -252,6 +285,8 @@ class _Target(Request):
 
 
 class _Attach(_Target):
+    """Follow a thread, or one run of it."""
+
     after: Annotated[int, Field(ge=0, le=_MAX_INTEGER)] | None = None
     epoch: str | None = None
     options: _Options | None = None
@@ -273,18 +308,24 @@ class _Attach(_Target):
 
 
 class _Detach(_Target):
+    """Stop following a thread or a run."""
+
     def command(self) -> Command:
         self.require()
         return Detach(thread_id=self.thread_id, run_id=self.run_id)
 
 
 class _Cancel(_Target):
+    """Stop a run."""
+
     def command(self) -> Command:
         self.require()
         return Cancel(thread_id=self.thread_id, run_id=self.run_id)
 
 
 class _Auth(Request):
+    """Who the client is."""
+
     token: _Name
 
     def command(self) -> Command:
