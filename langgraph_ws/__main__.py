@@ -1,5 +1,7 @@
 """`python -m langgraph_ws [module:graph]`: serve a graph, or the built-in demo, from a terminal.
 
+`python -m langgraph_ws schema` prints the JSON Schema of the chat protocol.
+
 Only this module touches signals. SIGTERM and the first SIGINT drain the runs while clients can
 still be heard (aiohttp drops what they send once its own shutdown has begun), and then stop.
 """
@@ -10,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import importlib
+import json
 import logging
 import operator
 import os
@@ -25,6 +28,7 @@ from aiohttp import web
 from langgraph_ws.aiohttp import attach_websocket
 from langgraph_ws.demo import demo_graph
 from langgraph_ws.errors import ConfigurationError
+from langgraph_ws.protocols.chat_schema import schema
 
 __all__ = ["main"]
 
@@ -41,7 +45,7 @@ class _Unusable(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop.
+    """Serve until told to stop; or print the JSON Schema.
 
     Args:
         arguments: Those of the command line; None: the process's own.
@@ -50,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 when told to stop, 2 when what was asked for cannot be served.
     """
     options = _parser().parse_args(arguments)
+    if options.graph == "schema":
+        print(json.dumps(schema(), indent=2))
+        return 0
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     if options.debug:
         logging.getLogger("langgraph_ws").setLevel(logging.DEBUG)
@@ -71,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         metavar="module:graph",
         help="a compiled graph, a mapping of names to graphs, or a factory (identity) -> graph "
-        "(plain, async, or an async context manager); without it: the built-in demo",
+        "(plain, async, or an async context manager); without it: the built-in demo; "
+        "schema: print the JSON Schema of the chat protocol instead of serving",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
@@ -146,7 +154,12 @@ def _graphs_of(module: Any) -> list[str]:
 async def _serve(graph: Any, options: argparse.Namespace) -> None:
     app = web.Application()
     attachment = attach_websocket(
-        app, graph, options.path, drain_timeout=options.drain_timeout, debug=options.debug
+        app,
+        graph,
+        options.path,
+        drain_timeout=options.drain_timeout,
+        playground=True,
+        debug=options.debug,
     )
     # No access log: it would show query strings, and tokens may be in them.
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -211,7 +224,8 @@ def _leave_soon() -> None:
 def _greeting(graph: Any, options: argparse.Namespace, port: int) -> str:
     anywhere = options.host in ("0.0.0.0", "::")  # noqa: S104 - to print it
     host = "localhost" if anywhere else str(options.host)
-    url = f"ws://{f'[{host}]' if ':' in host else host}:{port}{options.path}"
+    address = f"{f'[{host}]' if ':' in host else host}:{port}{options.path}"
+    url = f"ws://{address}"
     served = options.graph or "the built-in demo graph"
     message = '"messages": [{"role": "user", "content": "Hello!"}]'
     if "messages" not in getattr(graph, "channels", ("messages",)):
@@ -219,7 +233,9 @@ def _greeting(graph: Any, options: argparse.Namespace, port: int) -> str:
     return f"""\
 Serving {served} on {url}
 
-Talk to it from another terminal:
+Talk to it in a browser:
+    http://{address}
+or from another terminal:
     python examples/terminal_chat.py {url}
 or with any WebSocket client, by sending:
     {{"type": "new_chat", {message}}}

@@ -21,8 +21,8 @@ LAYERS = [
     # asynchronous, no network
     {"log"},
     {"log.memory", "commands"},
-    {"streaming"},
-    {"graphs", "testing"},
+    {"streaming", "metrics"},
+    {"graphs", "scripted"},
     {"turns", "sink", "demo"},
     {"run"},
     {"runs"},
@@ -30,23 +30,27 @@ LAYERS = [
     {"session"},
     {"protocols.chat_requests"},
     {"protocols.chat_messages"},
-    {"protocols.chat"},
+    {"protocols.chat", "protocols.chat_schema"},
     {"protocols"},
     # the rim
-    {"following", "handshake"},
+    {"following", "handshake", "playground"},
     {"connection"},
     {"aiohttp"},
     {""},
     {"__main__"},
+    # for the tests of applications; `testing` serves, and is a client
+    {"transcripts"},
+    {"testing"},
 ]
 NETWORK = {"aiohttp", "socket", "ssl", "http", "urllib"}
-RIM = {"handshake", "connection", "aiohttp", "__main__"}
+RIM = {"handshake", "playground", "connection", "aiohttp", "__main__", "testing"}
 SYNCHRONOUS = {"errors", "frames", "limits", "codec", "view", "messages", "sources", "mapping"} | {
     "session",
     "protocols",
     "protocols.chat",
     "protocols.chat_messages",
     "protocols.chat_requests",
+    "protocols.chat_schema",
     "commands",
 }
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -140,6 +140,18 @@ async def test_limits_and_retention_are_set(until: Until) -> None:
         assert of(await turn(ws, "Hi"), "end") == [{"status": "completed"}]
 
 
+def lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="utf-8").splitlines()
+
+
+async def test_graph_is_tested(until: Until) -> None:
+    names = until("assert_transcript")
+    await names["test_graph"]()
+    with pytest.raises(AssertionError, match=r"hello\.jsonl did not exist and was written"):
+        await names["test_route"]()
+    assert json.loads(lines("transcripts/hello.jsonl")[-1])["data"] == {"status": "completed"}
+
+
 def test_the_table_names_every_option_and_its_default() -> None:
     table = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", README, re.MULTILINE))
     keywords = {

@@ -1,0 +1,544 @@
+/**
+ * The conversation: the view of a thread, as elements. What has not changed stays as it is, so that
+ * what a reader has unfolded or selected survives the next word.
+ *
+ * @module
+ */
+
+import {
+  asLine,
+  asText,
+  byId,
+  duration,
+  h,
+  keyed,
+  link,
+  safeUrl,
+  setText,
+} from "./playground-dom.js";
+import { showMarkdown } from "./playground-markdown.js";
+
+/** @import { BlockView, MessageView, RunView, Source, ThreadView, ToolCallView } from "./client.js" */
+
+/**
+ * What belongs to one run, or what was said before any run that is known.
+ *
+ * @typedef {{key: string, run: RunView | null, messages: readonly MessageView[], last: boolean}} Turn
+ */
+
+const ACTIVE = new Set(["running", "cancelling", "queued"]);
+const NO_OUTPUT = "It is done. The server does not show what came out (expose_output).";
+const IMAGES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp"]);
+
+/**
+ * Whether a run has yet to end.
+ *
+ * @param {string} status
+ */
+export function isActive(status) {
+  return ACTIVE.has(status);
+}
+
+/** The conversation in the page. */
+export class Conversation {
+  #parent = byId("conversation");
+
+  /**
+   * @param {object} hooks
+   * @param {(message: MessageView, text: string) => Promise<boolean>} hooks.onEdit
+   * @param {() => void} hooks.onContinue
+   * @param {(runId: string) => unknown} hooks.inputOf what this page gave to a run; undefined: not known
+   * @param {(runId: string) => ReadonlyMap<string, unknown>} hooks.customOf
+   */
+  constructor(hooks) {
+    this.hooks = hooks;
+  }
+
+  /**
+   * @param {ThreadView | null} view null: nothing was said yet
+   * @param {string | null} pending what is on its way to the server
+   */
+  show(view, pending) {
+    const turns = view === null ? [] : turnsOf(view);
+    const waiting = (view?.queued ?? []).map((run) => run.runId);
+    keyed(
+      this.#parent,
+      [...turns, ...(pending === null ? [] : [pending]), ...(waiting.length > 0 ? [waiting] : [])],
+      (item) => (typeof item === "string" ? "pending" : Array.isArray(item) ? "queue" : item.key),
+      (item) => this.#make(item),
+      (element, item) => this.#update(element, item, view),
+    );
+  }
+
+  /** @param {Turn | string | string[]} item */
+  #make(item) {
+    if (typeof item === "string") return h("div", { class: "user pending" });
+    if (Array.isArray(item)) return h("p", { class: "run-state" });
+    return h(
+      "article",
+      { class: "turn" },
+      h("div", { class: "given" }),
+      h("div", { class: "said" }),
+      h("div", { class: "loose" }),
+      h("div", { class: "events" }),
+      h("div", { class: "found" }),
+      h("div", { class: "result" }),
+      h("div", { class: "outcome" }),
+    );
+  }
+
+  /**
+   * @param {HTMLElement} element
+   * @param {Turn | string | string[]} item
+   * @param {ThreadView | null} view
+   */
+  #update(element, item, view) {
+    if (typeof item === "string") setText(element, item);
+    else if (Array.isArray(item)) setText(element, `Waiting for its turn: ${item.length}`);
+    else this.#updateTurn(element, item, /** @type {ThreadView} */ (view));
+  }
+
+  /**
+   * @param {HTMLElement} element
+   * @param {Turn} turn
+   * @param {ThreadView} view
+   */
+  #updateTurn(element, turn, view) {
+    const [given, said, loose, events, found, result, outcome] = element.children;
+    const { run, messages } = turn;
+    if (run !== null) this.#showInput(given, run, messages);
+    keyed(
+      said,
+      messages,
+      ({ id }) => id,
+      (message) => (message.role === "user" ? this.#user(message, view) : assistant()),
+      (child, message) => {
+        if (message.role === "user") this.#updateUser(child, message, view);
+        else updateAssistant(child, message, run);
+      },
+    );
+    if (run === null) return;
+    keyed(
+      loose,
+      run.toolCalls.filter((call) => call.messageId === null),
+      callKey,
+      tool,
+      updateTool,
+    );
+    showEvents(events, this.hooks.customOf(run.runId));
+    showSources(found, run.sources);
+    showResult(result, run);
+    this.#showOutcome(outcome, run, turn.last);
+  }
+
+  /**
+   * @param {Element} parent
+   * @param {RunView} run
+   * @param {readonly MessageView[]} messages
+   */
+  #showInput(parent, run, messages) {
+    const input = this.hooks.inputOf(run.runId);
+    if (input === undefined || parent.children.length > 0) return;
+    if (messages.some(({ role }) => role === "user")) return;
+    parent.append(h("pre", { class: "user input", tabindex: "0" }, asText(input)));
+  }
+
+  // -- the user's messages, and editing them
+
+  /**
+   * @param {MessageView} message
+   * @param {ThreadView} view
+   */
+  #user(message, view) {
+    const edit = h("button", { type: "button", class: "link edit" }, "Edit");
+    const element = h(
+      "div",
+      { class: "user-row" },
+      h("div", { class: "user" }, message.text),
+      edit,
+    );
+    edit.addEventListener("click", () => this.#edit(element, message, view));
+    return element;
+  }
+
+  /**
+   * @param {HTMLElement} element
+   * @param {MessageView} message
+   * @param {ThreadView} view
+   */
+  #updateUser(element, message, view) {
+    if (element.classList.contains("editing")) return;
+    setText(/** @type {Element} */ (element.querySelector(".user")), message.text);
+    const edit = /** @type {HTMLButtonElement} */ (element.querySelector(".edit"));
+    edit.hidden = !isEditable(message, view) || isActive(view.status);
+  }
+
+  /**
+   * @param {HTMLElement} row
+   * @param {MessageView} message
+   * @param {ThreadView} view
+   */
+  #edit(row, message, view) {
+    const field = h("textarea", { rows: "2", "aria-label": "Edit the message" });
+    field.value = message.text;
+    const cancel = h("button", { type: "button", class: "quiet" }, "Cancel");
+    const send = h("button", { type: "submit", class: "primary" }, "Send again");
+    const buttons = h("div", { class: "buttons" }, cancel, send);
+    const form = h("form", { class: "edit-form" }, field, buttons);
+    const close = () => {
+      form.remove();
+      row.classList.remove("editing");
+      this.#updateUser(row, message, view);
+      /** @type {HTMLElement} */ (row.querySelector(".edit")).focus();
+    };
+    cancel.addEventListener("click", close);
+    form.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") {
+        event.stopPropagation();
+        close();
+      } else if (isSendKey(event)) {
+        event.preventDefault();
+        form.requestSubmit();
+      }
+    });
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      const text = field.value.trim();
+      if (text !== "" && (await this.hooks.onEdit(message, text)) && form.isConnected) close();
+    });
+    row.classList.add("editing");
+    row.append(form);
+    field.focus();
+  }
+
+  // -- how a run stands
+
+  /**
+   * @param {Element} parent
+   * @param {RunView} run
+   * @param {boolean} last
+   */
+  #showOutcome(parent, run, last) {
+    const key = JSON.stringify([run.status, run.error, run.final?.execution_time_ms, last]);
+    if (parent.getAttribute("data-shown") === key) return;
+    parent.setAttribute("data-shown", key);
+    parent.replaceChildren();
+    const more = last && ["cancelled", "failed", "drained", "lost"].includes(run.status);
+    const again = more
+      ? h("button", { type: "button", class: "link", onclick: this.hooks.onContinue }, "Continue")
+      : null;
+    const { status } = run;
+    if (isActive(status)) parent.append(working(status));
+    else if (status === "completed") parent.append(h("p", { class: "run-state" }, summary(run)));
+    else if (status === "cancelled") {
+      parent.append(h("p", { class: "run-state" }, "Stopped.", again && " ", again));
+    } else if (status !== "interrupted") parent.append(failure(run, again));
+  }
+}
+
+/**
+ * Whether a key press sends: Enter does, unless a line or a word is being written with it.
+ *
+ * @param {KeyboardEvent} event
+ */
+export function isSendKey(event) {
+  return event.key === "Enter" && !event.shiftKey && !event.isComposing;
+}
+
+/**
+ * @param {ThreadView} view
+ * @returns {Turn[]}
+ */
+function turnsOf(view) {
+  const shown = view.branch;
+  const known = new Set(view.runs.map(({ runId }) => runId));
+  const past = shown.filter(({ runId }) => runId === null || !known.has(runId));
+  /** @type {Turn[]} */
+  const turns = past.length > 0 ? [{ key: "past", run: null, messages: past, last: false }] : [];
+  for (const run of view.runs) {
+    const messages = shown.filter(({ runId }) => runId === run.runId);
+    // A run none of whose messages is on this branch was left behind by a fork.
+    const left = messages.length === 0 && run.messages.length > 0;
+    if (run.status === "queued" || left) continue;
+    turns.push({ key: run.runId, run, messages, last: run === view.run });
+  }
+  return turns;
+}
+
+/**
+ * Whether there is a checkpoint before a message to go on from. The first message of all has none,
+ * and begins another conversation.
+ *
+ * @param {MessageView} message
+ * @param {ThreadView} view
+ */
+function isEditable(message, view) {
+  const run = view.runs.find(({ runId }) => runId === message.runId);
+  if (run === undefined) return false;
+  return run.checkpointId !== null || view.messages[0] === message;
+}
+
+// --- the graph's messages ---------------------------------------------------------------------------
+
+function assistant() {
+  return h(
+    "div",
+    { class: "message" },
+    h("p", { class: "where" }),
+    h("div", { class: "blocks" }),
+    h("p", { class: "run-state ended" }),
+  );
+}
+
+/**
+ * @param {HTMLElement} element
+ * @param {MessageView} message
+ * @param {RunView | null} run
+ */
+function updateAssistant(element, message, run) {
+  const [where, blocks, ended] = element.children;
+  const path = [...message.namespace.map((part) => part.split(":")[0]), message.node ?? ""];
+  setText(where, path.filter(Boolean).join(" › "));
+  const open = message.status === "open";
+  element.classList.toggle("open", open);
+  const shown = message.blocks.filter(
+    (block) => block.kind === "tool_call" || block.kind === "media" || block.text.trim() !== "",
+  );
+  const last = shown[shown.length - 1];
+  keyed(
+    blocks,
+    shown,
+    (block) => `${block.kind} ${block.index}`,
+    (block) => BLOCKS[block.kind].make(block),
+    (child, block) => BLOCKS[block.kind].update(child, block, open && block === last),
+  );
+  const stopped = message.status === "failed" || message.status === "cancelled";
+  // The run says so itself, right below its last message.
+  const said = run?.messages.at(-1) === message;
+  setText(ended, stopped && !said ? `${message.status}` : "");
+}
+
+/**
+ * @type {Record<BlockView["kind"], {make: (block: BlockView) => HTMLElement,
+ *   update: (element: HTMLElement, block: BlockView, writing: boolean) => void}>}
+ */
+const BLOCKS = {
+  text: {
+    make: () => h("div", { class: "prose" }),
+    update: (element, { text }, writing) => {
+      showMarkdown(element, text);
+      element.classList.toggle("writing", writing);
+    },
+  },
+  reasoning: {
+    make: () =>
+      h("details", { class: "fold reasoning" }, h("summary", {}, ""), h("div", { class: "prose" })),
+    update: (element, { text }, writing) => {
+      const [head, body] = element.children;
+      setText(head, writing ? "Thinking …" : "Thoughts");
+      showMarkdown(body, text);
+    },
+  },
+  tool_call: {
+    make: () => tool(),
+    update: (element, { toolCall }) => {
+      if (toolCall !== null) updateTool(element, toolCall);
+    },
+  },
+  media: { make: media, update: () => {} },
+};
+
+/** @param {BlockView} block */
+function media({ content }) {
+  const { type = "media", mime_type: mime, base64, url } = /** @type {any} */ (content ?? {});
+  if (type === "image" && IMAGES.has(mime) && typeof base64 === "string") {
+    return h("img", { class: "image", alt: "Image", src: `data:${mime};base64,${base64}` });
+  }
+  const name = `${type}${mime ? ` (${mime})` : ""}`;
+  return h("p", { class: "media" }, safeUrl(url) === null ? name : link(url, name));
+}
+
+// --- tools --------------------------------------------------------------------------------------------
+
+/** @param {ToolCallView} call */
+function callKey(call, /** @type {number} */ index = 0) {
+  return `call ${call.id ?? index}`;
+}
+
+function tool() {
+  return h(
+    "details",
+    { class: "fold tool" },
+    h(
+      "summary",
+      {},
+      h("span", { class: "tool-name" }),
+      h("span", { class: "tool-line" }),
+      h("span", { class: "tool-state" }),
+    ),
+    h(
+      "div",
+      { class: "tool-body" },
+      h("h3", {}, "Arguments"),
+      h("pre", { tabindex: "0", class: "tool-arguments" }),
+      h("h3", {}, "Result"),
+      h("pre", { tabindex: "0", class: "tool-result" }),
+    ),
+  );
+}
+
+/**
+ * @param {HTMLElement} element
+ * @param {ToolCallView} call
+ */
+function updateTool(element, call) {
+  const part = (/** @type {string} */ name) =>
+    /** @type {HTMLElement} */ (element.querySelector(`.${name}`));
+  const written = call.args ?? call.result?.input;
+  const state = toolState(call);
+  element.dataset.state = state.kind;
+  setText(part("tool-name"), call.name ?? "tool");
+  setText(part("tool-line"), call.args === null ? asLine(call.arguments) : inWords(call.args));
+  setText(part("tool-state"), state.label);
+  setText(part("tool-arguments"), written == null ? call.arguments : asText(written));
+  setText(part("tool-result"), toolResult(call));
+}
+
+/** @param {Readonly<Record<string, unknown>>} args */
+function inWords(args) {
+  const parts = Object.entries(args).map(([name, value]) => `${name}: ${asLine(value, 60)}`);
+  return asLine(parts.join(", "));
+}
+
+/** @param {ToolCallView} call */
+function toolState({ status, result, error }) {
+  if (error !== null) return { kind: "error", label: "not valid" };
+  if (result === null) {
+    return status === "finished"
+      ? { kind: "waiting", label: "called" }
+      : { kind: "running", label: "writing …" };
+  }
+  if (result.status === "running") return { kind: "running", label: "at work …" };
+  return result.status === "error"
+    ? { kind: "error", label: "failed" }
+    : { kind: "done", label: "done" };
+}
+
+/** @param {ToolCallView} call */
+function toolResult({ result, error }) {
+  if (result === null) return error ?? "—";
+  if (result.status === "running") return result.output.map(asText).join("\n") || "…";
+  return asText(result.content) || "—";
+}
+
+// --- what a run found, and how it ended -----------------------------------------------------------------
+
+/**
+ * @param {Element} parent
+ * @param {ReadonlyMap<string, unknown>} events the newest of each name
+ */
+function showEvents(parent, events) {
+  keyed(
+    parent,
+    [...events],
+    ([name]) => name,
+    ([name]) => h("p", { class: "event" }, h("span", { class: "event-name" }, name), h("span")),
+    (element, [, data]) => setText(/** @type {Element} */ (element.lastElementChild), spoken(data)),
+  );
+}
+
+/** @param {unknown} data */
+function spoken(data) {
+  if (data === null || typeof data !== "object" || Array.isArray(data)) return asLine(data);
+  const parts = Object.entries(data).map(([name, value]) => `${name}: ${asLine(value, 60)}`);
+  return asLine(parts.join(" · "), 200);
+}
+
+/**
+ * @param {Element} parent
+ * @param {readonly Source[]} sources
+ */
+function showSources(parent, sources) {
+  if (sources.length === 0) {
+    parent.replaceChildren();
+    return;
+  }
+  if (parent.children.length === 0) {
+    parent.append(h("h3", { class: "small" }, "Sources"), h("ol", { class: "sources" }));
+  }
+  const list = /** @type {Element} */ (parent.lastElementChild);
+  keyed(
+    list,
+    sources,
+    (source, index) => `${index} ${source.id}`,
+    (source) => card(source),
+  );
+}
+
+/** @param {Source} source */
+function card({ id, title, url, snippet }) {
+  const href = safeUrl(url);
+  const name = String(title || id);
+  const head = href === null ? h("span", { class: "title" }, name) : link(href, name);
+  const host = href?.startsWith("http") ? new URL(href).hostname : "";
+  return h(
+    "li",
+    { class: "source" },
+    head,
+    host && h("span", { class: "host" }, host),
+    snippet && h("p", {}, String(snippet)),
+  );
+}
+
+/**
+ * The final state, where the server shows it and no message has said it.
+ *
+ * @param {Element} parent
+ * @param {RunView} run
+ */
+function showResult(parent, run) {
+  if (run.final === null || parent.children.length > 0) return;
+  const { output } = run.final;
+  if (output === undefined) {
+    if (run.messages.length === 0) parent.append(h("p", { class: "run-state" }, NO_OUTPUT));
+    return;
+  }
+  if (output !== null && typeof output === "object" && "messages" in output) return;
+  parent.append(
+    h("h3", { class: "small" }, "Result"),
+    h("pre", { class: "value", tabindex: "0" }, asText(output)),
+  );
+}
+
+/** @param {string} status */
+function working(status) {
+  const text = { queued: "Waiting for its turn", cancelling: "Stopping" }[status] ?? "Working";
+  return h(
+    "p",
+    { class: "run-state active" },
+    h("span", { class: "pulse", "aria-hidden": "true" }),
+    text,
+  );
+}
+
+/** @param {RunView} run */
+function summary({ final, messages }) {
+  const tokens = messages.reduce((sum, { usage }) => sum + (usage?.total_tokens ?? 0), 0);
+  const parts = [duration(final?.execution_time_ms), tokens > 0 ? `${tokens} tokens` : ""];
+  return parts.filter(Boolean).join(" · ") || "Done";
+}
+
+/**
+ * @param {RunView} run
+ * @param {HTMLElement | null} again
+ */
+function failure({ status, error }, again) {
+  const said = error?.message ?? `The run was ${status}.`;
+  const code = [error?.code, error?.error_id && `error ${error.error_id}`].filter(Boolean);
+  return h(
+    "div",
+    { class: "failure" },
+    h("p", {}, said, again && " ", again),
+    code.length > 0 && h("p", { class: "hint" }, code.join(" · ")),
+  );
+}

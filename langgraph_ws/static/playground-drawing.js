@@ -1,0 +1,528 @@
+/**
+ * The drawing of a graph, in layers, and the light on the nodes that run.
+ *
+ * @module
+ */
+
+import { h, svg } from "./playground-dom.js";
+
+/** @typedef {{id: string, name: string}} GraphNode */
+/** @typedef {{source: string, target: string, conditional: boolean}} GraphEdge */
+/** @typedef {{nodes: GraphNode[], edges: GraphEdge[]}} GraphData */
+/**
+ * A node, or a bend of an edge that passes its layer (then `node` is null).
+ *
+ * @typedef {{id: string, node: GraphNode | null, layer: number, along: number, width: number,
+ *   height: number, x: number, y: number}} Spot
+ */
+/**
+ * An edge between two things of one graph; the real one may lead into a subgraph.
+ *
+ * @typedef {GraphEdge & {real: GraphEdge}} Edge
+ */
+/** @typedef {{edge: Edge, back: boolean, spots: Spot[], across?: boolean, side?: number}} Route */
+
+const HEIGHT = 30;
+const PADDING = 11;
+const LETTER = 7.1;
+const LAYER_GAP = 27;
+const SIDE_GAP = 12;
+const END = "__end__";
+const MARGIN = 8;
+const INNER_MARGIN = 10;
+const TITLE = 12;
+const BACK = 14;
+/** How far around things an edge that leads back goes. */
+const ROUND = 12;
+/** What the ids of bends begin with, and those of nodes do not. */
+const BEND = "\n";
+const LONGEST_NAME = 22;
+const SWEEPS = 6;
+
+/** A drawing in the page. */
+export class Drawing {
+  /** @type {Map<string, Element>} */
+  #elements = new Map();
+
+  /** @param {HTMLElement} parent */
+  constructor(parent) {
+    this.parent = parent;
+  }
+
+  /**
+   * Draw another graph.
+   *
+   * @param {GraphData} graph
+   */
+  show(graph) {
+    this.#elements.clear();
+    if (graph.nodes.length === 0) {
+      this.parent.replaceChildren(h("p", { class: "hint" }, "This graph cannot be drawn."));
+      return;
+    }
+    const room = this.parent.clientWidth || 360;
+    const ways = [false, true].flatMap((one) => [one, !one].map((two) => [one, two]));
+    const layouts = ways.map(([outer, inner]) => layout(graph, outer, inner));
+    const scale = (/** @type {Layout} */ { width }) => Math.min(1, room / width);
+    const [best] = layouts.sort((one, other) => scale(other) - scale(one));
+    this.parent.replaceChildren(this.#draw(best));
+  }
+
+  /**
+   * Show how far the steps of a run have come; the last of each node counts.
+   *
+   * @param {readonly import("./client.js").StepView[]} steps
+   */
+  light(steps) {
+    const states = new Map();
+    for (const { step, namespace, status } of steps) {
+      const path = [...namespace.map((part) => part.split(":")[0]), step];
+      states.set(path.join(":"), status);
+      // A subgraph's frame is lit as its node would be.
+      if (!this.#elements.has(path.join(":"))) states.set(`frame ${path.join(":")}`, status);
+    }
+    for (const [id, element] of this.#elements) {
+      const state = states.get(id) ?? "";
+      if (element.getAttribute("data-state") !== state) element.setAttribute("data-state", state);
+    }
+  }
+
+  /** @param {Layout} layout */
+  #draw({ width, height, spots, routes, frames }) {
+    const picture = svg("svg", {
+      viewBox: `0 0 ${width} ${height}`,
+      width,
+      height,
+      role: "img",
+      "aria-label": `The graph: ${named(spots).join(", ")}`,
+    });
+    const arrow = svg("path", { d: "M0 0L7 3.5L0 7z" });
+    const marker = { id: "arrow", viewBox: "0 0 7 7", refX: 6, refY: 3.5, orient: "auto" };
+    const size = { markerWidth: 6.5, markerHeight: 6.5 };
+    picture.append(svg("defs", {}, svg("marker", { ...marker, ...size }, arrow)));
+    for (const frame of frames) picture.append(this.#frame(frame));
+    for (const route of routes) {
+      const kind = route.edge.conditional ? "edge conditional" : "edge";
+      const d = curve(route);
+      picture.append(svg("path", { class: kind, d, "marker-end": "url(#arrow)" }));
+    }
+    for (const spot of spots) if (spot.node !== null) picture.append(this.#node(spot, spot.node));
+    return picture;
+  }
+
+  /** @param {Frame} frame */
+  #frame({ path, x, y, width, height }) {
+    const group = svg("g", { class: "frame" });
+    group.append(svg("rect", { x, y, width, height, rx: 10 }));
+    group.append(svg("text", { x: x + 9, y: y + 11 }, short(path.split(":").at(-1) ?? "")));
+    this.#elements.set(`frame ${path}`, group);
+    return group;
+  }
+
+  /**
+   * @param {Spot} spot
+   * @param {GraphNode} node
+   */
+  #node({ x, y, width, height }, node) {
+    const edge = isEnd(node);
+    const group = svg("g", { class: edge ? "node end" : "node", "data-node": node.id });
+    group.append(svg("title", {}, node.name));
+    const rx = edge ? height / 2 : 8;
+    group.append(svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx }));
+    group.append(svg("text", { x, y: y + 0.5 }, label(node)));
+    this.#elements.set(node.id, group);
+    return group;
+  }
+}
+
+/** @param {Spot[]} spots */
+function named(spots) {
+  return spots.flatMap(({ node }) => (node === null || isEnd(node) ? [] : [node.name]));
+}
+
+/** @param {GraphNode} node */
+function isEnd({ id, name }) {
+  return /(^|:)__(start|end)__$/.test(id) || name === "__start__" || name === "__end__";
+}
+
+/** @param {GraphNode} node */
+function label(node) {
+  return isEnd(node) ? node.name.replaceAll("_", "") : short(node.name);
+}
+
+/** @param {string} name */
+function short(name) {
+  return name.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
+}
+
+// --- layout ---------------------------------------------------------------------------------------
+
+/** @typedef {{path: string, x: number, y: number, width: number, height: number}} Frame */
+/**
+ * @typedef {{width: number, height: number, spots: Spot[], routes: Route[], frames: Frame[],
+ *   across: boolean}} Layout
+ */
+
+/**
+ * Every graph in layers by the longest way from its start; a subgraph is one thing in the graph
+ * around it, so that nothing else comes to lie in its frame.
+ *
+ * @param {GraphData} graph
+ * @param {boolean} across from left to right, not from top to bottom
+ * @param {boolean} innerAcross the same, for the subgraphs
+ * @param {string} path of the subgraph; empty: the whole
+ * @returns {Layout}
+ */
+function layout(graph, across, innerAcross, path = "") {
+  const itemOf = (/** @type {string} */ id) => itemIn(path, id);
+  const { items, inner } = itemsOf(graph, innerAcross, path);
+  const known = new Set(graph.nodes.map(({ id }) => id));
+  const edges = graph.edges
+    .filter(({ source, target }) => known.has(source) && known.has(target))
+    .map((real) => ({ ...real, source: itemOf(real.source), target: itemOf(real.target), real }))
+    // What stays within a subgraph is drawn there.
+    .filter(({ source, target }) => source !== target || !inner.has(source));
+  const back = backEdges(items, edges);
+  const layerOf = layers(items, edges, back);
+  const spots = items.map((node) => spotOf(node, layerOf.get(node.id) ?? 0, inner.get(node.id)));
+  const routes = routed(edges, back, spots);
+  const rows = ordered(spots, routes);
+  const size = placed(rows, across, path === "" ? MARGIN : INNER_MARGIN, path === "" ? 0 : TITLE);
+  for (const route of routes) if (route.back) route.side = outermost(route, rows, across);
+  return assembled({ ...size, spots, routes, frames: [], across }, inner);
+}
+/**
+ * The node that an id names in a graph, or the path of the subgraph that it lies in.
+ *
+ * @param {string} path
+ * @param {string} id
+ */
+function itemIn(path, id) {
+  const start = path === "" ? 0 : path.length + 1;
+  const end = id.indexOf(":", start);
+  return end < 0 ? id : id.slice(0, end);
+}
+
+/**
+ * The nodes of a graph and, in the place of those of its subgraphs, the subgraphs.
+ *
+ * @param {GraphData} graph
+ * @param {boolean} across
+ * @param {string} path
+ */
+function itemsOf({ nodes, edges }, across, path) {
+  /** @type {Map<string, GraphNode[]>} */
+  const groups = new Map();
+  for (const node of nodes) {
+    const item = itemIn(path, node.id);
+    groups.set(item, [...(groups.get(item) ?? []), node]);
+  }
+  /** @type {Map<string, Layout>} */
+  const inner = new Map();
+  const items = [...groups].map(([id, members]) => {
+    if (members[0].id === id) return members[0];
+    const ids = new Set(members.map((member) => member.id));
+    const own = edges.filter(({ source, target }) => ids.has(source) && ids.has(target));
+    inner.set(id, layout({ nodes: members, edges: own }, across, across, id));
+    return { id, name: id };
+  });
+  return { items, inner };
+}
+
+/**
+ * How far what lies beside an edge that leads back reaches: it has to go around all of that.
+ *
+ * @param {Route} route
+ * @param {Spot[][]} rows
+ * @param {boolean} across
+ */
+function outermost({ spots }, rows, across) {
+  const passed = spots.map(({ layer }) => layer);
+  const [first, last] = [Math.min(...passed), Math.max(...passed)];
+  const beside = rows.flat().filter(({ layer }) => layer >= first && layer <= last);
+  return Math.max(
+    ...beside.map(({ x, y, width, height }) => (across ? y + height / 2 : x + width / 2)),
+  );
+}
+
+/**
+ * Put the subgraphs where their places are, and lead the edges to their nodes.
+ *
+ * @param {Layout} outer
+ * @param {Map<string, Layout>} inner
+ * @returns {Layout}
+ */
+function assembled(outer, inner) {
+  const { routes, frames, across } = outer;
+  const spots = outer.spots.filter(({ id }) => !inner.has(id));
+  for (const { id, x, y, width, height } of outer.spots) {
+    const part = inner.get(id);
+    if (part === undefined) continue;
+    const [left, top] = [x - width / 2, y - height / 2];
+    for (const spot of part.spots) [spot.x, spot.y] = [spot.x + left, spot.y + top];
+    for (const frame of part.frames) [frame.x, frame.y] = [frame.x + left, frame.y + top];
+    spots.push(...part.spots);
+    frames.push({ path: id, x: left, y: top, width, height }, ...part.frames);
+    for (const route of part.routes) {
+      if (route.side !== undefined) route.side += route.across ? top : left;
+    }
+    routes.push(...part.routes);
+  }
+  const byId = new Map(spots.map((spot) => [spot.id, spot]));
+  for (const route of routes) {
+    const last = route.spots.length - 1;
+    route.across ??= across;
+    route.spots[0] = byId.get(route.edge.real.source) ?? route.spots[0];
+    route.spots[last] = byId.get(route.edge.real.target) ?? route.spots[last];
+  }
+  return { ...outer, ...grown(outer), spots, routes, frames };
+}
+
+/**
+ * The edges that close a circle, as seen from the start.
+ *
+ * @param {GraphNode[]} nodes
+ * @param {Edge[]} edges
+ */
+function backEdges(nodes, edges) {
+  /** @type {Set<Edge>} */
+  const back = new Set();
+  /** @type {Map<string, "open" | "done">} */
+  const seen = new Map();
+  const visit = (/** @type {string} */ id) => {
+    seen.set(id, "open");
+    for (const edge of edges) {
+      if (edge.source !== id) continue;
+      if (seen.get(edge.target) === "open") back.add(edge);
+      else if (!seen.has(edge.target)) visit(edge.target);
+    }
+    seen.set(id, "done");
+  };
+  for (const { id } of nodes) if (!seen.has(id)) visit(id);
+  return back;
+}
+
+/**
+ * @param {GraphNode[]} nodes
+ * @param {Edge[]} edges
+ * @param {Set<Edge>} back
+ */
+function layers(nodes, edges, back) {
+  const layerOf = new Map(nodes.map(({ id }) => [id, 0]));
+  const forward = edges.filter((edge) => !back.has(edge));
+  for (let changed = true, rounds = nodes.length; changed && rounds > 0; rounds--) {
+    changed = false;
+    for (const { source, target } of forward) {
+      const least = (layerOf.get(source) ?? 0) + 1;
+      if ((layerOf.get(target) ?? 0) >= least) continue;
+      layerOf.set(target, least);
+      changed = true;
+    }
+  }
+  // The end comes after everything, also after what only leads back from there.
+  const deepest = Math.max(...layerOf.values());
+  const alone = [...layerOf.values()].filter((layer) => layer === deepest).length === 1;
+  if (layerOf.get(END) === deepest && !alone) layerOf.set(END, deepest + 1);
+  return layerOf;
+}
+
+/**
+ * @param {GraphNode} node
+ * @param {number} layer
+ * @param {Layout | undefined} inner what it holds, if it is a subgraph
+ * @returns {Spot}
+ */
+function spotOf(node, layer, inner) {
+  const width = inner?.width ?? Math.round(label(node).length * LETTER + 2 * PADDING);
+  const height = inner?.height ?? (isEnd(node) ? HEIGHT - 6 : HEIGHT);
+  return { id: node.id, node, layer, along: 0, width, height, x: 0, y: 0 };
+}
+
+/**
+ * The edges, with a bend in each layer that they pass.
+ *
+ * @param {Edge[]} edges
+ * @param {Set<Edge>} back
+ * @param {Spot[]} spots the bends are added
+ * @returns {Route[]}
+ */
+function routed(edges, back, spots) {
+  const known = new Map(spots.map((spot) => [spot.id, spot]));
+  return edges.map((edge, number) => {
+    const from = /** @type {Spot} */ (known.get(edge.source));
+    const to = /** @type {Spot} */ (known.get(edge.target));
+    /** @type {Spot[]} */
+    const bends = [];
+    for (let layer = from.layer + 1; !back.has(edge) && layer < to.layer; layer++) {
+      const id = `${BEND}${number} ${layer}`;
+      bends.push({ id, node: null, layer, along: 0, width: 8, height: 8, x: 0, y: 0 });
+    }
+    spots.push(...bends);
+    return { edge, back: back.has(edge), spots: [from, ...bends, to] };
+  });
+}
+
+/**
+ * The layers, each in an order that brings neighbours together: in turns from both ends.
+ *
+ * @param {Spot[]} spots
+ * @param {Route[]} routes
+ */
+function ordered(spots, routes) {
+  /** @type {Spot[][]} */
+  const rows = [];
+  for (const spot of spots) (rows[spot.layer] ??= []).push(spot);
+  const filled = rows.filter((row) => row !== undefined);
+  const { above, below } = neighbours(routes);
+  for (const row of filled) number(row);
+  for (let sweep = 0; sweep < SWEEPS; sweep++) {
+    const near = sweep % 2 === 0 ? above : below;
+    for (const row of sweep % 2 === 0 ? filled : filled.toReversed()) {
+      const wanted = new Map(row.map((spot) => [spot, middle(near.get(spot)) ?? spot.along]));
+      row.sort((one, other) => (wanted.get(one) ?? 0) - (wanted.get(other) ?? 0));
+      number(row);
+    }
+  }
+  return filled;
+}
+
+/** @param {Spot[]} row */
+function number(row) {
+  row.forEach((spot, index) => {
+    spot.along = index - (row.length - 1) / 2;
+  });
+}
+
+/** @param {Route[]} routes */
+function neighbours(routes) {
+  /** @type {Map<Spot, Spot[]>} */
+  const above = new Map();
+  /** @type {Map<Spot, Spot[]>} */
+  const below = new Map();
+  for (const { spots, back } of routes) {
+    for (let at = 1; !back && at < spots.length; at++) {
+      above.set(spots[at], [...(above.get(spots[at]) ?? []), spots[at - 1]]);
+      below.set(spots[at - 1], [...(below.get(spots[at - 1]) ?? []), spots[at]]);
+    }
+  }
+  return { above, below };
+}
+
+/** @param {Spot[] | undefined} spots */
+function middle(spots) {
+  if (spots === undefined) return null;
+  return spots.reduce((sum, spot) => sum + spot.along, 0) / spots.length;
+}
+
+/**
+ * Give every spot its place.
+ *
+ * @param {Spot[][]} rows
+ * @param {boolean} across
+ * @param {number} margin around everything
+ * @param {number} title how high the name above everything is
+ */
+function placed(rows, across, margin, title) {
+  const breadth = (/** @type {Spot} */ spot) => (across ? spot.height : spot.width) + SIDE_GAP;
+  const breadths = rows.map((row) => row.reduce((sum, spot) => sum + breadth(spot), -SIDE_GAP));
+  const widest = Math.max(...breadths);
+  let depth = margin + (across ? 0 : title);
+  rows.forEach((row, index) => {
+    const thick = Math.max(...row.map((spot) => (across ? spot.width : spot.height)));
+    let at = margin + (across ? title : 0) + (widest - breadths[index]) / 2;
+    for (const spot of row) {
+      const side = at + (breadth(spot) - SIDE_GAP) / 2;
+      // An edge passes a layer straight, lest it cross what lies beside it.
+      if (spot.id.startsWith(BEND)) spot[across ? "width" : "height"] = thick;
+      [spot.x, spot.y] = across ? [depth + thick / 2, side] : [side, depth + thick / 2];
+      at += breadth(spot);
+    }
+    depth += thick + LAYER_GAP;
+  });
+  const deep = depth - LAYER_GAP + margin;
+  const wide = widest + 2 * margin + (across ? title : 0);
+  return across ? { width: deep, height: wide } : { width: wide, height: deep };
+}
+
+/**
+ * The size of a picture, with room for the edges that lead back.
+ *
+ * @param {Layout} layout
+ */
+function grown({ width, height, routes, across }) {
+  const back = routes.some((route) => route.back && route.across === across);
+  const room = back ? BACK : 0;
+  return { width: width + (across ? 0 : room), height: height + (across ? room : 0) };
+}
+
+// --- edges ----------------------------------------------------------------------------------------
+
+/** @param {Route} route */
+function curve({ spots, back, edge, across = false, side = 0 }) {
+  const from = spots[0];
+  const to = spots[spots.length - 1];
+  if (edge.source === edge.target) return loop(from, across);
+  if (back) return leadingBack(from, to, across, side);
+  // In and out of every spot that is passed; only out of the first, only into the last.
+  const points = spots.flatMap((spot) => [-1, 1].map((end) => port(spot, end, across))).slice(1, -1);
+  return points.slice(1).reduce(
+    (path, [x, y], index) => {
+      const [fromX, fromY] = points[index];
+      const half = across ? (x - fromX) / 2 : (y - fromY) / 2;
+      return across
+        ? `${path}C${fromX + half} ${fromY} ${x - half} ${y} ${x} ${y}`
+        : `${path}C${fromX} ${fromY + half} ${x} ${y - half} ${x} ${y}`;
+    },
+    `M${points[0].join(" ")}`,
+  );
+}
+
+/**
+ * Where edges begin (1) or end (-1) at a spot.
+ *
+ * @param {Spot} spot
+ * @param {number} end
+ * @param {boolean} across
+ */
+function port({ x, y, width, height }, end, across) {
+  return across ? [x + (end * width) / 2, y] : [x, y + (end * height) / 2];
+}
+
+/**
+ * @param {Spot} spot
+ * @param {boolean} across
+ */
+function loop({ x, y, width, height }, across) {
+  if (across) {
+    const edge = y + height / 2;
+    return `M${x + 9} ${edge}C${x + 16} ${edge + 12} ${x - 16} ${edge + 12} ${x - 9} ${edge}`;
+  }
+  const edge = x + width / 2;
+  return `M${edge} ${y + 7}C${edge + 20} ${y + 18} ${edge + 20} ${y - 18} ${edge} ${y - 7}`;
+}
+
+/**
+ * An edge that leads back, around what lies between.
+ *
+ * @param {Spot} from
+ * @param {Spot} to
+ * @param {boolean} across
+ * @param {number} side how far that reaches
+ */
+function leadingBack(from, to, across, side) {
+  const far = side + ROUND;
+  if (across) {
+    const [start, end] = [from.y + from.height / 2, to.y + to.height / 2];
+    const turn = Math.sign(to.x - from.x) * ROUND;
+    return (
+      `M${from.x} ${start}C${from.x} ${far} ${from.x} ${far} ${from.x + turn} ${far}` +
+      `L${to.x - turn} ${far}C${to.x} ${far} ${to.x} ${far} ${to.x} ${end}`
+    );
+  }
+  const [start, end] = [from.x + from.width / 2, to.x + to.width / 2];
+  const turn = Math.sign(to.y - from.y) * ROUND;
+  return (
+    `M${start} ${from.y}C${far} ${from.y} ${far} ${from.y} ${far} ${from.y + turn}` +
+    `L${far} ${to.y - turn}C${far} ${to.y} ${far} ${to.y} ${end} ${to.y}`
+  );
+}
