@@ -153,9 +153,11 @@ def _input_schema(graph: Graph) -> dict[str, Any] | None:
 
 def _takes_messages(graph: Graph, schema: dict[str, Any] | None) -> bool:
     """Whether it is a chat; where nothing tells, it is taken for one."""
-    if schema is not None and schema.get("properties"):
+    if schema is None:
+        return "messages" in getattr(graph, "channels", ("messages",))
+    if schema.get("properties"):
         return "messages" in schema["properties"]
-    return getattr(graph, "builder", None) is None and not (schema or {}).get("type")
+    return getattr(graph, "builder", None) is None and not schema.get("type")
 
 
 async def _drawing(graph: Graph) -> dict[str, Any]:

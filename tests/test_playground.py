@@ -17,6 +17,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
+from langgraph.func import entrypoint
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
@@ -157,6 +158,38 @@ async def test_it_says_what_the_graphs_are() -> None:
     assert {"source": "tell", "target": "tell", "conditional": True} in chat["edges"]
     assert (form["name"], form["chat"]) == ("form", False)
     assert set(form["input_schema"]["properties"]) == {"topic", "count", "loud", "tone", "extra"}
+
+
+async def described(graph: Any) -> dict[str, Any]:
+    async with (
+        serving(graph, playground=True) as site,
+        site.session.get(f"{site.url}/playground/graphs") as answer,
+    ):
+        [said] = (await answer.json())["graphs"]
+    return dict(said)
+
+
+async def test_a_function_takes_what_its_types_say() -> None:
+    @entrypoint()
+    async def shout(text: str) -> str:
+        return text.upper()
+
+    said = await described(shout)
+    assert (said["chat"], said["input_schema"]["type"]) == (False, "string")
+
+
+@pytest.mark.parametrize("chat", [True, False])
+async def test_a_graph_that_tells_nothing_of_itself_is_served_all_the_same(
+    chat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> Any:
+        raise RuntimeError("on purpose")
+
+    graph = demo_graph() if chat else form_graph()
+    monkeypatch.setattr(graph, "get_input_jsonschema", fails)
+    monkeypatch.setattr(graph, "aget_graph", fails)
+    said = await described(graph)
+    assert (said["chat"], said["input_schema"], said["nodes"]) == (chat, None, [])
 
 
 async def test_a_graph_that_cannot_be_made_is_still_named(

@@ -94,7 +94,16 @@ export class Inspector {
 }
 
 /** What tells nothing at a glance. */
-const DULL = ["message_id", "task_id", "namespace", "thread_id", "run_id", "epoch", "index", "node"];
+const DULL = [
+  "message_id",
+  "task_id",
+  "namespace",
+  "thread_id",
+  "run_id",
+  "epoch",
+  "index",
+  "node",
+];
 
 /**
  * What a frame says, in a few words.
