@@ -32,6 +32,13 @@ LAYERS = [
     {"protocols.chat_messages"},
     {"protocols.chat", "protocols.chat_schema"},
     {"protocols"},
+    # the Python client
+    {"client.errors"},
+    {"client.messages", "client.requests"},
+    {"client.reconnect", "client.view"},
+    {"client.handles", "client.link"},
+    {"client.connection"},
+    {"client"},
     # the rim
     {"following", "handshake", "playground"},
     {"connection"},
@@ -43,7 +50,11 @@ LAYERS = [
     {"testing"},
 ]
 NETWORK = {"aiohttp", "socket", "ssl", "http", "urllib"}
-RIM = {"handshake", "playground", "connection", "aiohttp", "__main__", "testing"}
+RIM = {"handshake", "playground", "connection", "aiohttp", "__main__", "testing"} | {
+    "client.connection",
+    "client.link",
+    "client.requests",
+}
 SYNCHRONOUS = {"errors", "frames", "limits", "codec", "view", "messages", "sources", "mapping"} | {
     "session",
     "protocols",

@@ -1,0 +1,85 @@
+"""What goes wrong for a client of the chat protocol.
+
+::
+
+    LangGraphWSError
+    └── ClientError
+        ├── ConnectionFailedError   there is no connection, and there will be none
+        ├── RequestRefused          the server refused a message
+        ├── RunFailedError          a run failed, was drained, or was lost
+        └── ProtocolError           the server sent something that cannot be understood
+"""
+
+from __future__ import annotations
+
+from langgraph_ws.errors import LangGraphWSError
+
+__all__ = [
+    "ClientError",
+    "ConnectionFailedError",
+    "ProtocolError",
+    "RequestRefused",
+    "RunFailedError",
+]
+
+
+class ClientError(LangGraphWSError):
+    """The base of the errors of the client."""
+
+
+class ConnectionFailedError(ClientError):
+    """There is no connection, and there will be none.
+
+    Args:
+        reason: Why the client gave up, or that it was closed.
+        cause: The last error, where there is one.
+    """
+
+    def __init__(self, reason: str, cause: BaseException | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.cause = cause
+
+
+class RequestRefused(ClientError):
+    """The server refused a message, and nothing else happened.
+
+    Args:
+        code: What is wrong with it, for programs; one of PROTOCOL.md's error codes.
+        message: The same for people.
+        field: The field that is wrong, where one is.
+        retryable: Whether the same message may be accepted later.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, field: str | None = None, retryable: bool = False
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retryable = retryable
+
+
+class RunFailedError(ClientError):
+    """A run did not come to a good end.
+
+    Args:
+        code: Why: one of PROTOCOL.md's error codes, or `lost`: the server knows it no longer.
+        message: The same for people.
+        error_id: What the failure is called in the server's log.
+        retryable: Whether `resume_chat` may go on with the thread.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, error_id: str | None = None, retryable: bool = False
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.error_id = error_id
+        self.retryable = retryable
+
+
+class ProtocolError(ClientError):
+    """The server sent something that cannot be understood; it was passed over."""
