@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ try:
 except ImportError:
     async_playwright = None  # type: ignore[assignment]
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 CHROMIUM = Path("/usr/bin/chromium")
 WITHOUT = async_playwright is None or not CHROMIUM.exists()
 needs_browser = pytest.mark.skipif(
@@ -818,3 +820,22 @@ async def test_nothing_that_is_said_becomes_markup_or_leaves_the_page(browser: B
         await expect(page.locator("#questions")).to_be_visible()
         await page.locator("#questions [data-pick]").first.click()
         await expect(page.locator("#questions")).to_be_hidden()
+
+
+# --- without the playground ------------------------------------------------------------------
+
+
+@needs_browser
+async def test_a_page_of_thirty_lines_talks_to_the_graph(browser: Browser) -> None:
+    example = runpy.run_path(str(EXAMPLES / "browser_page.py"))
+    assert len((EXAMPLES / "browser_page.html").read_text("utf-8").splitlines()) <= 30
+    async with (
+        running(example["make_app"](demo_graph(delay=0))) as (port, _),
+        context_of(browser, port) as context,
+    ):
+        page = await context.new_page()
+        await page.goto(f"http://127.0.0.1:{port}/")
+        await page.locator("#text").fill("What is a superstep?")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#answer")).to_contain_text("one tick of a LangGraph graph")
+        await expect(page.locator("#sources li").first).to_contain_text("Supersteps")
