@@ -97,6 +97,7 @@ def attach_websocket(
     stall_timeout: float = 10.0,
     close_timeout: float = 2.0,
     drain_timeout: float = 20.0,
+    merge_window: float = 0.025,
     debug: bool = False,
     metrics: Metrics | None = None,
     playground: bool = False,
@@ -151,6 +152,8 @@ def attach_websocket(
         drain_timeout: Seconds that runs get to reach their next superstep when the server stops.
         playground: Whether browsers that open the route see a page to talk to the graph with. Its
             files lie below `{path}/playground/`; `authorize` holds for them too.
+        merge_window: Seconds that a piece of text may wait for the next one, to go out with it as
+            one message; 0: none waits. The first piece never does.
         debug: Whether the texts of errors reach clients; for development.
         metrics: Who is told what happens, such as `OpenTelemetryMetrics()`; default: nobody.
 
@@ -168,6 +171,8 @@ def attach_websocket(
         close_timeout=close_timeout,
         drain_timeout=drain_timeout,
     )
+    if not _is_number(merge_window) or merge_window < 0:
+        raise ConfigurationError(f"merge_window: expected a number from 0, got {merge_window!r}")
     _check_callables(
         authorize=authorize,
         authorize_token=authorize_token,
@@ -197,6 +202,7 @@ def attach_websocket(
             expose_state=expose_state,
             expose_output=expose_output,
             allow_state_updates=allow_state_updates,
+            merge_window=merge_window,
             debug=debug,
             metrics=metrics,
         ),

@@ -87,6 +87,7 @@ class Settings:
     debug: bool
     on_cancel: OnCancel | None
     metrics: Metrics
+    merge_window: float
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -210,7 +211,13 @@ class Run:
 
     async def _begin(self, frames: Sequence[Frame]) -> Sink:
         """Write the first frames; from then on it may be followed."""
-        sink = Sink(self.settings.log, self.key, self.run_id, self.settings.limits)
+        sink = Sink(
+            self.settings.log,
+            self.key,
+            self.run_id,
+            limits=self.settings.limits,
+            window=self.settings.merge_window,
+        )
         try:
             last = await sink.write(frames)
         except BaseException:

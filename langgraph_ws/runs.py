@@ -99,6 +99,7 @@ class Runs:
         allow_state_updates: Whether they may send `update` and `goto`.
         debug: Whether error texts reach clients, for development.
         metrics: Who is told what happens.
+        merge_window: Seconds that a piece of text may wait for the next one; 0: none waits.
 
     Raises:
         ConfigurationError: An argument is not what it may be.
@@ -124,6 +125,7 @@ class Runs:
         allow_state_updates: bool = False,
         debug: bool = False,
         metrics: Metrics | None = None,
+        merge_window: float = 0.025,
     ) -> None:
         _one_of(
             "multitask_strategy", multitask_strategy, ("enqueue", "reject", "interrupt", "rollback")
@@ -158,6 +160,7 @@ class Runs:
             debug=debug,
             on_cancel=on_cancel,
             metrics=self.metrics,
+            merge_window=merge_window,
         )
         self._live: dict[tuple[str, str], Run] = {}
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()

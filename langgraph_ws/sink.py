@@ -22,8 +22,10 @@ class Sink:
     """Takes the frames of one run and writes them to the log of its thread, in order.
 
     Deltas of one block that wait together are merged into one: the text is concatenated, nothing
-    else is ever merged. A sink that is closed drops what comes later (a node that ignored the
-    cancellation may still write) and counts it.
+    else is ever merged. A delta waits at most `window` seconds, every other frame goes out at once
+    with the deltas before it (so the first delta of a block, which comes with its start, does not
+    wait). A sink that is closed drops what comes later (a node that ignored the cancellation may
+    still write) and counts it.
 
     Attributes:
         writer: The task that writes; it ends after `close`, or when the log cannot be written.
@@ -31,11 +33,17 @@ class Sink:
         error: Why the log could not be written; None while it can.
     """
 
-    def __init__(self, log: ThreadLog, thread: str, run_id: str, limits: Limits) -> None:
+    def __init__(
+        self, log: ThreadLog, thread: str, run_id: str, *, limits: Limits, window: float
+    ) -> None:
         self._log = log
         self._thread = thread
         self._run_id = run_id
         self._limits = limits
+        self._window = window
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wrote_at = self._loop.time()
         self._pending: list[Frame] = []
         self._texts: list[str] = []  # of the last pending frame, when it is a delta
         self._bytes = 0
@@ -56,14 +64,18 @@ class Sink:
             return
         if self.error is not None:
             raise self.error
-        if isinstance(frame, BlockDelta):
-            self._bytes += len(frame.text)
-            if not self._merge(frame):
-                self._add(frame)
-                self._texts.append(frame.text)
-        else:
+        if not isinstance(frame, BlockDelta):
             self._add(frame)
-        self._wake.set()
+            self._wake.set()
+            return
+        self._bytes += len(frame.text)
+        if self._bytes > self._limits.pending_bytes:
+            raise LogFailed(f"{self._bytes} bytes wait for the log")
+        if not self._merge(frame):
+            self._add(frame)
+            self._texts.append(frame.text)
+        if self._timer is None and not self._wake.is_set():
+            self._timer = self._loop.call_at(self._wrote_at + self._window, self._wake.set)
 
     async def room(self) -> None:
         """Give way to the writer when much is waiting.
@@ -96,10 +108,7 @@ class Sink:
 
     def _add(self, frame: Frame) -> None:
         self._fold()
-        if (
-            len(self._pending) >= self._limits.pending_frames
-            or self._bytes > self._limits.pending_bytes
-        ):
+        if len(self._pending) >= self._limits.pending_frames:
             raise LogFailed(f"{len(self._pending)} frames wait for the log")
         self._pending.append(frame)
 
@@ -114,6 +123,10 @@ class Sink:
         while not (self._closed and not self._pending):
             await self._wake.wait()
             self._wake.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._wrote_at = self._loop.time()
             if not self._pending:
                 continue
             self._fold()

@@ -230,7 +230,7 @@ async def test_terminal_chat_reconnects_and_misses_nothing() -> None:
     seed = 20_250_611
     async with (
         serving(demo_app(0.01)) as server,
-        CuttingProxy(server.port, seed=seed, cuts=3).serving() as proxy,
+        CuttingProxy(server.port, seed=seed, cuts=3, longest=3_000).serving() as proxy,
     ):
         printed = await talk(f"ws://127.0.0.1:{proxy.port}/ws", "long\n")
         assert proxy.connections > 3, f"seed {seed}"

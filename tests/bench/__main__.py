@@ -40,7 +40,7 @@ class Load:
 
 LOADS = [
     Load("hot: 1 connection, no delay", tokens=1_000, delay=0.0, connections=1),
-    Load("paced: 50 connections, 5 ms a token", tokens=200, delay=0.005, connections=50),
+    Load("paced: 50 connections, 5 ms a token", tokens=500, delay=0.005, connections=50),
 ]
 
 

@@ -1,0 +1,151 @@
+"""The sink: what waits for the log is merged, bounded, written in order, and closed for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langgraph_ws.errors import LogFailed
+from langgraph_ws.frames import BlockDelta, Custom, Frame
+from langgraph_ws.limits import Limits
+from langgraph_ws.log.memory import MemoryThreadLog
+from langgraph_ws.sink import Sink
+
+LONG = 3_600.0
+
+
+def delta(text: str, message: str = "m", index: int = 0, offset: int = 0) -> BlockDelta:
+    return BlockDelta(message_id=message, index=index, kind="text", text=text, offset=offset)
+
+
+@asynccontextmanager
+async def sinking(
+    *, window: float = 0.0, **limits: int
+) -> AsyncIterator[tuple[Sink, MemoryThreadLog]]:
+    log = MemoryThreadLog()
+    sink = Sink(log, "t", "r", limits=Limits(**limits), window=window)
+    try:
+        yield sink, log
+    finally:
+        await sink.close()
+
+
+async def logged(log: MemoryThreadLog) -> list[Frame]:
+    follower = await log.follow("t", None, lambda: None)
+    frames = [entry.frame for entry in follower.read(1_000_000)]
+    follower.close()
+    return frames
+
+
+async def head(log: MemoryThreadLog, seq: int) -> None:
+    """Wait until the log has so many entries."""
+    grown = asyncio.Event()
+    follower = await log.follow("t", None, grown.set)
+    while (await log.bounds("t")).head < seq:
+        grown.clear()
+        await grown.wait()
+    follower.close()
+
+
+async def test_deltas_of_a_block_that_wait_together_become_one() -> None:
+    async with sinking() as (sink, log):
+        for number, word in enumerate(["a", "b", "c"]):
+            sink.put(delta(word, offset=number))
+        sink.put(delta("x", index=1))
+        sink.put(Custom(name="n", data=1))
+        sink.put(Custom(name="n", data=1))
+        sink.put(delta("d", offset=3))
+        await head(log, 5)
+        assert await logged(log) == [
+            delta("abc"),
+            delta("x", index=1),
+            Custom(name="n", data=1),
+            Custom(name="n", data=1),
+            delta("d", offset=3),
+        ]
+
+
+async def test_a_delta_waits_for_the_next_one_and_everything_else_does_not() -> None:
+    async with sinking(window=LONG) as (sink, log):
+        sink.put(delta("a"))
+        sink.put(Custom(name="n", data=1))
+        await head(log, 2)
+        sink.put(delta("b", offset=1))
+        sink.put(delta("c", offset=2))
+        await asyncio.sleep(0.01)
+        assert len(await logged(log)) == 2, "the deltas wait"
+        sink.put(Custom(name="n", data=2))
+        await head(log, 4)
+        sink.put(delta("d", offset=3))
+    assert await logged(log) == [
+        delta("a"),
+        Custom(name="n", data=1),
+        delta("bc", offset=1),
+        Custom(name="n", data=2),
+        delta("d", offset=3),
+    ]
+
+
+async def test_what_waits_is_written_when_its_time_has_come() -> None:
+    async with sinking(window=0.02) as (sink, log):
+        sink.put(delta("a"))
+        await head(log, 1)
+        sink.put(delta("b", offset=1))
+        await head(log, 2)
+
+
+async def test_a_closed_sink_drops_and_counts() -> None:
+    async with sinking() as (sink, log):
+        sink.put(Custom(name="n", data=1))
+        await sink.close()
+        sink.put(Custom(name="n", data=2))
+        assert sink.dropped == 1
+        await sink.write([Custom(name="end", data=None)])
+        assert [frame.data for frame in await logged(log) if isinstance(frame, Custom)] == [1, None]
+
+
+@pytest.mark.parametrize("limits", [{"pending_frames": 3}, {"pending_bytes": 20}])
+async def test_what_waits_is_bounded(limits: dict[str, int]) -> None:
+    async with sinking(window=LONG, **limits) as (sink, _):
+        with pytest.raises(LogFailed):
+            for number in range(100):
+                sink.put(delta("0123456789", message=str(number)))
+
+
+async def test_a_merged_text_is_bounded_too() -> None:
+    async with sinking(window=LONG, pending_bytes=1_000) as (sink, _):
+        with pytest.raises(LogFailed):
+            for number in range(1_000):
+                sink.put(delta("0123456789", offset=number * 10))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.text(max_size=3)), max_size=40),
+    st.integers(1, 9),
+)
+def test_nothing_is_lost_doubled_or_moved(
+    pieces: list[tuple[str, int, str]], rest_every: int
+) -> None:
+    async def write() -> list[Frame]:
+        async with sinking(window=0.0) as (sink, log):
+            for number, (message, index, text) in enumerate(pieces):
+                sink.put(delta(text, message, index))
+                if number % rest_every == 0:
+                    await asyncio.sleep(0)
+        return await logged(log)
+
+    said = [(f.message_id, f.index, f.text) for f in asyncio.run(write())]  # type: ignore[union-attr]
+
+    def texts(items: list[tuple[str, int, str]]) -> dict[tuple[str, int], str]:
+        found: dict[tuple[str, int], str] = {}
+        for message, index, text in items:
+            found[message, index] = found.get((message, index), "") + text
+        return found
+
+    assert texts(said) == texts(pieces)
+    assert "".join(text for *_, text in said) == "".join(text for *_, text in pieces)
