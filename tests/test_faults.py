@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,6 +24,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph_ws import Limits, MemoryThreadLog, Retention, attach_websocket
 from langgraph_ws.testing import Reply, ScriptedModel
 from tests.proxy import CuttingProxy
+from tests.rawsocket import RawClient
 
 
 @asynccontextmanager
@@ -208,3 +213,74 @@ async def test_another_process_has_another_epoch_and_the_client_starts_from_a_sn
     assert gap["data"]["reason"] in ("unknown", "epoch")
     assert gap["data"]["requested"] == client.after
     assert snapshot["data"]["seq"] == 0
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def ping(ws: aiohttp.ClientWebSocketResponse) -> float:
+    """Seconds from a ping to its pong."""
+    began = time.perf_counter()
+    await ws.send_json({"type": "ping"})
+    while (await ws.receive_json())["type"] != "pong":
+        pass
+    return time.perf_counter() - began
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.timeout(120)
+async def test_clients_that_stop_reading_cost_the_others_and_the_memory_nothing() -> None:
+    """Twenty of them follow a run that says far more than a socket holds; twenty others chat on.
+
+    The limits are those of a machine that is busy with something else: without the bounds the
+    stuck ones would hold some 4 MB each in the kernel alone, and the others would wait for them.
+    """
+    count, waits, stuck = 30_000, [], []
+
+    async def chatter(state: MessagesState) -> dict[str, Any]:
+        writer = get_stream_writer()
+        for number in range(count):
+            writer({"type": "tick", "number": number, "padding": "x" * 200})
+            if number % 50 == 0:
+                await asyncio.sleep(0.005)
+        return {}
+
+    graph = StateGraph(MessagesState).add_node("chatter", chatter).add_edge(START, "chatter")
+    app = web.Application()
+    attachment = attach_websocket(app, graph.compile(), stall_timeout=1.0)
+    async with TestServer(app, host="127.0.0.1") as server, aiohttp.ClientSession() as session:
+        assert server.port is not None
+        url = f"http://127.0.0.1:{server.port}/ws"
+        messages = [{"role": "user", "content": "go"}]
+        run = await attachment.start(messages=messages, thread_id="t")
+        before, peak = resident(), 0
+
+        async def to_its_end() -> int:
+            return len([0 async for _ in attachment.follow(run_id=run.run_id)])
+
+        end = asyncio.create_task(to_its_end())
+        for _ in range(20):
+            client = await RawClient.connect(server.port, receive_buffer=4096)
+            await client.send({"type": "attach", "thread_id": "t"})
+            stuck.append(client)
+        healthy = [await session.ws_connect(url) for _ in range(20)]
+        while not end.done():
+            waits += await asyncio.gather(*(ping(ws) for ws in healthy))
+            peak = max(peak, resident() - before)
+            await asyncio.sleep(0.02)
+        assert await end > count
+        while attachment.connections > len(healthy):  # noqa: ASYNC110  # no event for it
+            await asyncio.sleep(0.01)
+        assert all([await client.dropped() for client in stuck])
+        for ws in healthy:
+            await ws.close()
+        for client in stuck:
+            client.close()
+    assert len(waits) > 500
+    waits.sort()
+    print(f"p99 {waits[int(len(waits) * 0.99)]:.3f} s, {peak >> 20} MiB")
+    assert waits[int(len(waits) * 0.99)] < 1.0
+    assert peak < 100 * 2**20
