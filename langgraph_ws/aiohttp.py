@@ -311,6 +311,7 @@ class Attachment:
         """
         if sum(given is not None for given in (messages, input, answers)) > 1:
             raise ConfigurationError("messages, input, answers: expected at most one of them")
+        _check_turn(messages, answers, options, identity)
         request = StartRun(
             kind=_kind(messages, input, answers),
             thread_id=thread_id,
@@ -648,6 +649,20 @@ def _kind(
     if answers is not None:
         return "answer"
     return "continue" if messages is None and value is None else "input"
+
+
+def _check_turn(messages: object, answers: object, options: object, identity: object) -> None:
+    if messages is not None and (
+        isinstance(messages, str | Mapping)
+        or not isinstance(messages, Sequence)
+        or not all(isinstance(message, Mapping) for message in messages)
+    ):
+        raise ConfigurationError("messages: expected a list of messages {role, content, …}")
+    for name, value in {"answers": answers, "options": options}.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name}: expected a mapping, got {type(value).__name__}")
+    if not isinstance(identity, Identity):
+        raise ConfigurationError(f"identity: expected an Identity, got {identity!r}")
 
 
 def _check_ids(thread_id: str | None, run_id: str | None) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from langgraph_ws.errors import GapError
+from langgraph_ws.errors import GapError, InvalidRequest
 from langgraph_ws.frames import Interrupted, MessageFinished, RunStatus, Source
 from langgraph_ws.log import Position
 from langgraph_ws.view import OpenMessage
@@ -28,6 +29,7 @@ __all__ = [
     "RunInfo",
     "Snapshot",
     "StartRun",
+    "check_id",
 ]
 
 MultitaskStrategy = Literal["enqueue", "reject", "interrupt", "rollback"]
@@ -127,6 +129,21 @@ class Authenticate:
     """Say who the client is."""
 
     token: str = field(repr=False)
+
+
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+def check_id(field: str, value: object) -> None:
+    """Refuse what is not the id of a thread or a run.
+
+    Raises:
+        InvalidRequest: It is not 1 to 128 letters, digits, `_`, `.`, `:` and `-`.
+    """
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise InvalidRequest(
+            field, f"expected 1 to 128 letters, digits, `_`, `.`, `:` or `-`, got {value!r}"
+        )
 
 
 Command = StartRun | Attach | Detach | Cancel | Authenticate

@@ -296,6 +296,7 @@ class Threads:
                 follow.cursor = await self._runs.follow(
                     identity, info.thread_id, wanted.begin, follow.wake, rewind=wanted.rewind
                 )
+                info = _within(info, follow.cursor)
                 attached = Attached(info=info, run_id=wanted.only, after=wanted.begin.seq)
                 self._register(follow, self._session.done(token, attached))
                 return
@@ -315,6 +316,9 @@ class Threads:
     ) -> None:
         """Follow from a snapshot; of a run that ended, its end is shown all the same."""
         snapshot, follow.cursor = await self._snapshot(follow)
+        info = _within(info, follow.cursor)
+        if gap is not None:
+            gap.epoch = info.position.epoch
         end = await self._end_of(follow, wanted.told, snapshot)
         if end:
             # The client ignores what lies before its position, so the snapshot must not be said
@@ -354,7 +358,7 @@ class Threads:
                 )
             except GapError:
                 continue
-            return snapshot, cursor
+            return replace(snapshot, position=cursor.position), cursor
         raise TooSlow
 
     def _register(self, follow: _Follow, messages: Sequence[bytes]) -> None:
@@ -384,6 +388,11 @@ class Threads:
     def _notify(self, follow: _Follow) -> None:
         self._ready[follow] = None
         self._wake()
+
+
+def _within(info: RunInfo, cursor: Follower) -> RunInfo:
+    """The info in the epoch that is followed: an unknown thread has one only from now on."""
+    return replace(info, position=Position(cursor.position.epoch, info.position.seq))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

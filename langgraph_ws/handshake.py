@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from langgraph_ws.commands import Identity
+from langgraph_ws.commands import ANONYMOUS, Identity
 from langgraph_ws.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -233,6 +233,11 @@ async def identify(answer: Identity | Awaitable[Identity | None] | None) -> Iden
     identity = await answer if inspect.isawaitable(answer) else answer
     if identity is not None and not isinstance(identity, Identity):
         raise TypeError(f"expected an Identity or None, got {type(identity).__name__}")
+    if identity is None or identity is ANONYMOUS:
+        return identity
+    if not isinstance(identity.id, str) or not identity.id:
+        # An empty id would silently put everybody together.
+        raise TypeError("expected an Identity whose id is a string, and not empty")
     return identity
 
 

@@ -911,12 +911,17 @@ class ChatMapper(Mapper):
     # The end.
 
     def finish(self) -> list[Frame]:
-        """Close what is open; a task that has not ended will run again."""
+        """Close what is open.
+
+        A task that has not ended will run again after the interrupt; without one, its result was
+        known from before, and LangGraph told of its start only.
+        """
+        left: StepStatus = "interrupted" if self._interrupts else "finished"
         frames: list[Frame] = []
         for builder in list(self._live.values()):
             frames += self._end_message(builder)
         frames += self._end_failed_tools()
-        return frames + self._end_subgraphs(None, "interrupted") + self._end_steps("interrupted")
+        return frames + self._end_subgraphs(None, left) + self._end_steps(left)
 
     def fail(self, status: Ending) -> list[Frame]:
         """Close what is open as failed or cancelled."""

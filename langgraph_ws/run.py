@@ -47,6 +47,8 @@ __all__ = ["CancelledRun", "Durability", "OnCancel", "Run", "Settings"]
 logger = logging.getLogger("langgraph_ws")
 
 Durability = Literal["sync", "async", "exit"]
+_ON_CANCEL_S = 10.0
+"""How long `on_cancel` may take."""
 _WORDS = (BlockDelta, Custom, Interrupted, ToolStarted)
 """The frames that are news to a user; steps and checkpoints come before anything happened."""
 
@@ -125,6 +127,7 @@ class Run:
     stop: Literal["cancelled", "drained"] | None = None
     status: RunStatus | None = None
     _accepted: float = field(default_factory=time.monotonic)
+    _patience: asyncio.Event = field(default_factory=asyncio.Event)
     _draining: bool = False
     _execution: Execution | None = None
     _worker: asyncio.Task[None] | None = None
@@ -135,11 +138,19 @@ class Run:
         return (self.identity.id, self.run_id)
 
     def halt(self, status: Literal["cancelled", "drained"]) -> None:
-        """End it now, as `status`."""
-        if self.stop is None:
-            self.stop = status
+        """End it now, as `status`; being told again changes nothing.
+
+        (A second cancellation would break LangGraph's own wait for its tasks.)
+        """
+        if self.stop is not None:
+            return
+        self.stop = status
         if self._worker is not None:
             self._worker.cancel()
+
+    def give_up(self) -> None:
+        """Wait no longer for a graph that ignores that it was stopped."""
+        self._patience.set()
 
     def drain(self) -> None:
         """End it at the next superstep, as `drained`."""
@@ -190,6 +201,8 @@ class Run:
 
     async def break_off(self, error: RequestError) -> None:
         """End it because it could not be carried out: in the log when somebody may follow it."""
+        if self.status is not None:
+            return
         if not self.begun.is_set() and not self.queued:
             self.refusal = error
             return
@@ -242,11 +255,18 @@ class Run:
             worker.cancel()
         if self._draining:
             execution.drain()
+        patience = asyncio.create_task(self._patience.wait())
         try:
-            await asyncio.wait({worker, sink.writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({worker, sink.writer, patience}, return_when=asyncio.FIRST_COMPLETED)
+            if not worker.done() and not patience.done():
+                worker.cancel()
+                await asyncio.wait({worker, patience}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            worker.cancel()
-            await asyncio.wait({worker})
+            patience.cancel()
+        if not worker.done():
+            logger.error("run %s: the graph ignores that it was stopped", self.run_id)
+            worker.add_done_callback(_forget_outcome)
+            return asyncio.CancelledError()
         if sink.error is not None:
             return sink.error
         return asyncio.CancelledError() if worker.cancelled() else worker.exception()
@@ -299,7 +319,8 @@ class Run:
             messages=tuple(frame for frame in frames if isinstance(frame, MessageFinished)),
         )
         try:
-            await on_cancel(cancelled)
+            async with asyncio.timeout(_ON_CANCEL_S):
+                await on_cancel(cancelled)
         except Exception:
             logger.exception("on_cancel failed for run %s", self.run_id)
 
@@ -346,3 +367,9 @@ class Run:
             logger.exception("the end of run %s could not be logged", self.run_id)
         else:
             self.status = status
+
+
+def _forget_outcome(task: asyncio.Task[None]) -> None:
+    """Nobody asks any more how it ended."""
+    if not task.cancelled():
+        task.exception()

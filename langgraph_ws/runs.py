@@ -11,6 +11,7 @@ from collections.abc import (
     Collection,
     Coroutine,
     Iterator,
+    Mapping,
     Sequence,
 )
 from dataclasses import dataclass, field
@@ -28,8 +29,9 @@ from langgraph_ws.commands import (
     RunInfo,
     Snapshot,
     StartRun,
+    check_id,
 )
-from langgraph_ws.errors import ConfigurationError, RequestError
+from langgraph_ws.errors import ConfigurationError, InvalidRequest, RequestError
 from langgraph_ws.frames import (
     MessageFinished,
     RunFinished,
@@ -48,6 +50,9 @@ __all__ = ["OnDisconnect", "Runs", "ThreadKey"]
 logger = logging.getLogger("langgraph_ws")
 
 _RESERVED_OPTIONS = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns"})
+_STRATEGIES = ("enqueue", "reject", "interrupt", "rollback")
+_SETTLE_S = 2.0
+"""How long what was stopped gets to end."""
 _REMEMBERED = 100_000
 """Ended runs whose thread is remembered, so that they can be found by their id alone."""
 
@@ -127,15 +132,14 @@ class Runs:
         metrics: Metrics | None = None,
         merge_window: float = 0.025,
     ) -> None:
-        _one_of(
-            "multitask_strategy", multitask_strategy, ("enqueue", "reject", "interrupt", "rollback")
-        )
+        _one_of("multitask_strategy", multitask_strategy, _STRATEGIES)
         _one_of("on_disconnect", on_disconnect, ("continue", "cancel"))
         _one_of("durability", durability, ("sync", "async", "exit", None))
-        if isinstance(allowed_options, str):
-            raise ConfigurationError(
-                "allowed_options: expected a collection of names, got a string"
-            )
+        _check_options(allowed_options, config)
+        if not isinstance(log, ThreadLog):
+            raise ConfigurationError(f"log: expected a ThreadLog, got {type(log).__name__}")
+        if metrics is not None and not isinstance(metrics, Metrics):
+            raise ConfigurationError(f"metrics: expected a Metrics, got {type(metrics).__name__}")
         self.log = log
         self.graphs = Graphs(graph)
         self.mapper = check_mapper(mapper)
@@ -184,7 +188,8 @@ class Runs:
 
         Args:
             timeout: Seconds to wait for that; what still runs then is stopped in mid-step. Either
-                way the run ends as `drained` and can be continued from its checkpoint.
+                way the run ends as `drained` and can be continued from its checkpoint. A graph
+                that ignores that it was stopped is given up 2 seconds later.
         """
         self._draining = True
         for thread in list(self._threads.values()):
@@ -196,8 +201,17 @@ class Runs:
             await asyncio.wait(set(self._tasks), timeout=timeout)
         for run in list(self._live.values()):
             run.halt("drained")
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._settle()
+        for run in list(self._live.values()):
+            run.give_up()
+        await self._settle()
+        for task in self._tasks:  # a factory or a log that does not come back
+            task.cancel()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=_SETTLE_S)
 
     @property
     def draining(self) -> bool:
@@ -212,6 +226,7 @@ class Runs:
         Raises:
             RequestError: `thread_key` refused.
         """
+        check_id("thread_id", thread_id)
         if self._thread_key is not None:
             try:
                 return self._thread_key(identity, thread_id)
@@ -229,6 +244,8 @@ class Runs:
         Raises:
             RequestError: It cannot be started.
         """
+        if request.run_id is not None:
+            check_id("run_id", request.run_id)
         name = await self._graph_for(identity, request)
         if (found := await self._find(identity, request)) is not None:
             return found
@@ -385,15 +402,16 @@ class Runs:
         alone = thread.viewers == 0 and dropped
         if alone and self._on_disconnect == "cancel" and (thread.active or thread.queue):
             loop = asyncio.get_running_loop()
-            thread.grace = loop.call_later(self._grace, self._abandon, thread)
+            thread.grace = loop.call_later(self._grace, self._abandon, key, thread)
         self._forget(key)
 
-    def _abandon(self, thread: _Thread) -> None:
+    def _abandon(self, key: str, thread: _Thread) -> None:
         thread.grace = None
         for run in list(thread.queue):
             self._drop(thread, run, "cancelled")
         if thread.active is not None:
             thread.active.halt("cancelled")
+        self._forget(key)
 
     def _forget(self, key: str) -> None:
         thread = self._threads.get(key)
@@ -554,6 +572,10 @@ class Runs:
         if run.request.kind == "answer":
             raise RequestError("stale_interrupt", "resume: nothing waits while a run is active")
         strategy = run.request.multitask_strategy or self._strategy
+        if strategy not in _STRATEGIES:
+            raise InvalidRequest(
+                "multitask_strategy", f"expected one of {', '.join(_STRATEGIES)}, got {strategy!r}"
+            )
         if run.request.kind == "continue" or strategy == "reject":
             raise RequestError("thread_busy", "the thread has an active run", retryable=True)
         if len(thread.queue) >= self.limits.queued_runs_per_thread:
@@ -644,3 +666,17 @@ def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
         expected = ", ".join(repr(item) for item in allowed)
         raise ConfigurationError(f"{name}: expected one of {expected}, got {value!r}")
+
+
+def _check_options(allowed: object, config: object) -> None:
+    if (
+        isinstance(allowed, str)
+        or not isinstance(allowed, Collection)
+        or not all(isinstance(name, str) for name in allowed)
+    ):
+        raise ConfigurationError(
+            f"allowed_options: expected a collection of names, got {allowed!r}"
+        )
+    given = config if config is not None else {}
+    if not isinstance(given, Mapping) or not isinstance(given.get("configurable", {}), Mapping):
+        raise ConfigurationError(f"config: expected a RunnableConfig, got {config!r}")

@@ -76,7 +76,7 @@ async def prepare(
             frames=(InterruptAnswered(interrupt_ids=tuple(answers)),),
         )
     if request.kind == "continue":
-        if state is None or not state.next:
+        if state is None or not (state.next or state.tasks):
             raise RequestError("nothing_to_continue", "the thread has nothing left to do")
         return Turn(input=None, messages=(), base=base, frames=())
     value, messages = graph_input(graph, request)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -946,3 +946,49 @@ async def test_being_open_is_said_once_and_only_then(caplog: pytest.LogCaptureFi
         async with serving(chat("x"), authorize=lambda _request: Identity(id="ann")):
             pass
         assert "is open" not in caplog.text
+
+
+# -- what was found by using it ----------------------------------------------------------------
+
+
+async def test_a_thread_that_is_followed_before_its_first_run_keeps_its_position() -> None:
+    async with serving(chat("hi")) as site, site.connect() as early, site.connect() as later:
+        await early.send("attach", thread_id="t")
+        attached = await early.the("run")
+        assert attached["data"]["status"] == "idle"
+        await later.send("new_chat", thread_id="t", messages=HELLO)
+        messages = await early.until("end")
+        epoch, after = attached["data"]["epoch"], messages[-1]["seq"]
+        assert messages[0]["data"]["epoch"] == epoch
+        await early.send("attach", id=7, thread_id="t", after=after, epoch=epoch)
+        again = await early.receive()
+        assert (again["type"], again["request_id"]) == ("run", 7)
+        await early.send("ping")
+        assert (await early.receive())["type"] == "pong", "there is no gap"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"messages": "hi"}, "messages: expected a list"),
+        ({"messages": [5]}, "messages: expected a list"),
+        ({"answers": "yes"}, "answers: expected a mapping"),
+        ({"messages": HELLO, "options": 5}, "options: expected a mapping"),
+        ({"messages": HELLO, "identity": "ada"}, "identity: expected an Identity"),
+    ],
+)
+async def test_the_handle_names_what_it_was_given_wrong(
+    fields: dict[str, Any], expected: str
+) -> None:
+    async with serving(chat("hi")) as site:
+        with pytest.raises(ConfigurationError, match=expected):
+            await site.attachment.start(**fields)
+
+
+@pytest.mark.parametrize("identity", [Identity(), Identity(id=cast("Any", 5))])
+async def test_an_identity_without_a_name_is_a_fault_of_the_application(
+    identity: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(chat("hi"), authorize=lambda _request: identity) as site:
+        assert await site.refused() == 500
+    assert "authorize failed with TypeError" in caplog.text

@@ -38,6 +38,7 @@ from langgraph_ws.frames import (
     RunFinished,
     RunResult,
     RunStarted,
+    StepFinished,
     StepStarted,
 )
 from langgraph_ws.limits import Limits
@@ -849,6 +850,11 @@ def test_what_is_no_graph_is_refused(graph: Any, expected: str) -> None:
         ("on_disconnect", "stop"),
         ("durability", "never"),
         ("allowed_options", "model"),
+        ("allowed_options", [5]),
+        ("allowed_options", 5),
+        ("config", 5),
+        ("config", {"configurable": 5}),
+        ("metrics", 5),
         ("mapper", object()),
     ],
 )
@@ -1090,3 +1096,118 @@ async def test_a_snapshot_shows_the_state_only_where_it_is_exposed() -> None:
         await run(runs, turn(thread_id="t"))
         snapshot = await runs.snapshot(ANONYMOUS, "t")
     assert [message["content"] for message in snapshot.values["messages"]] == ["hi", "You said hi"]
+
+
+# -- what goes wrong at the end -----------------------------------------------------------------
+
+
+class Slow:
+    """A graph whose only node takes its time to end when it is cancelled."""
+
+    def __init__(self, seconds: float, saver: Any = None) -> None:
+        self.entered = asyncio.Event()
+        self.cleaned = False
+        self._seconds = seconds
+        self.graph = graph_of(self.linger, say, saver=saver)
+
+    async def linger(self, state: MessagesState) -> dict[str, Any]:
+        self.entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(self._seconds)
+            self.cleaned = True
+        return {}
+
+
+async def test_a_second_cancel_does_not_end_the_run_before_its_node() -> None:
+    slow = Slow(0.1)
+    async with serving(slow.graph) as runs:
+        await runs.start(ANONYMOUS, turn(run_id="r"))
+        await slow.entered.wait()
+        for _ in range(3):
+            await runs.cancel(ANONYMOUS, None, "r")
+            await asyncio.sleep(0.01)
+        assert status_of(await frames_of(runs, "r")) == "cancelled"
+        assert slow.cleaned
+
+
+async def test_a_graph_that_ignores_the_cancellation_does_not_keep_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slow = Slow(4.0)
+    async with serving(slow.graph) as runs:
+        await runs.start(ANONYMOUS, turn(run_id="r"))
+        await slow.entered.wait()
+        await runs.drain(0)
+        assert not slow.cleaned
+        assert status_of(await frames_of(runs, "r")) == "drained"
+    assert "ignores that it was stopped" in caplog.text
+    while not slow.cleaned:  # noqa: ASYNC110  # it leaves no task behind in the end
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)
+
+
+async def test_a_node_that_swallows_the_cancellation_can_be_continued_from() -> None:
+    slow = Slow(0.0, InMemorySaver())
+    async with serving(slow.graph) as runs:
+        await runs.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+        await slow.entered.wait()
+        await runs.cancel(ANONYMOUS, None, "r")
+        await frames_of(runs, "r")
+        frames = await run(runs, StartRun(kind="continue", thread_id="t"))
+    assert status_of(frames) == "completed"
+
+
+async def test_a_factory_that_fails_on_its_way_out_adds_no_second_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @asynccontextmanager
+    async def leaky(identity: Identity) -> AsyncIterator[Any]:
+        yield graph_of(say)
+        raise OSError("the connection broke")
+
+    async with serving(leaky) as runs:
+        frames = await run(runs, turn(thread_id="t"))
+        assert status_of(frames) == "completed"
+        await asyncio.sleep(0.01)
+        position, _ = await runs.log.view("t")
+        assert position.seq == len(frames)
+    assert "the connection broke" in caplog.text
+
+
+async def test_steps_that_were_done_before_are_finished() -> None:
+    async with serving(two_questions(), expose_output=True) as runs:
+        frames = await run(runs, StartRun(input={"answers": []}, thread_id="t"))
+        for _ in range(2):
+            [first, *_] = (await runs.info(ANONYMOUS, "t", None)).interrupts
+            answers = {first.interrupt_id: "x"}
+            frames = await run(runs, StartRun(kind="answer", thread_id="t", answers=answers))
+    assert status_of(frames) == "completed"
+    assert {frame.status for frame in only(frames, StepFinished)} == {"finished"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"thread_id": "a/b"}, "thread_id"),
+        ({"thread_id": 5}, "thread_id"),
+        ({"run_id": ""}, "run_id"),
+    ],
+)
+async def test_ids_are_checked_wherever_they_come_from(fields: dict[str, Any], field: str) -> None:
+    async with serving(graph_of(say)) as runs:
+        with pytest.raises(RequestError, match="1 to 128") as refused:
+            await runs.start(ANONYMOUS, turn(**fields))
+        assert refused.value.code == "invalid_field"
+
+
+async def test_an_unknown_strategy_is_refused_and_the_active_run_goes_on() -> None:
+    gate = Gate()
+    async with serving(gate.graph) as runs:
+        await runs.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+        strategy: Any = "zz"
+        with pytest.raises(RequestError, match="expected one of enqueue"):
+            await runs.start(ANONYMOUS, turn(thread_id="t", multitask_strategy=strategy))
+        gate.open.set()
+        assert status_of(await frames_of(runs, "r")) == "completed"

@@ -14,6 +14,7 @@ from aiohttp import web
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_ws import ConfigurationError, Identity, Limits, RequestError, attach_websocket
+from langgraph_ws.commands import ANONYMOUS
 from tests.graphs import asking, chat
 from tests.serving import HELLO, Client, Site, serving
 from tests.test_aiohttp import Gate, soon
@@ -200,7 +201,8 @@ class Refusing:
     ("outcome", "status"),
     [
         (Identity(id="ann"), 101),
-        (Identity(), 101),
+        (ANONYMOUS, 101),
+        (Identity(), 500),
         (Identity(id="ann", expires_at=time.time() + 1_000), 101),
         (Identity(id="ann", expires_at=time.time() - 1), 401),
         (None, 401),

@@ -859,7 +859,8 @@ class Client:
         feed.learn(info)
         new = run not in feed.handles and not run.over
         if new:
-            self._join(feed, run, live=followed and request.kind == "start")
+            begins = request.kind == "start" and info.status not in ENDED
+            self._join(feed, run, live=followed and begins)
         feed.following, feed.scope, feed.wanted = True, None, None
         if new:
             run.view.take(info)
