@@ -219,8 +219,8 @@ class Threads:
             only=command.run_id,
             named=command.after is not None,
         )
-        await self._follow(identity, token, info, wanted)
-        if begin is not None and (missed := info.position.seq - begin.seq) > 0:
+        resumed = await self._follow(identity, token, info, wanted)
+        if resumed and begin is not None and (missed := info.position.seq - begin.seq) > 0:
             self._runs.metrics.frames_replayed(self._session.name, missed)
 
     async def detach(self, identity: Identity, token: int, command: Detach) -> None:
@@ -286,7 +286,8 @@ class Threads:
                 "limit_exceeded", f"one connection may follow {self._limit} threads; detach first"
             )
 
-    async def _follow(self, identity: Identity, token: int, info: RunInfo, wanted: _Wanted) -> None:
+    async def _follow(self, identity: Identity, token: int, info: RunInfo, wanted: _Wanted) -> bool:
+        """Follow from where it is wanted, or else from a snapshot; whether the former."""
         follow = _Follow(identity, info.thread_id, wanted.only, self._notify)
         if wanted.only is not None and info.status in _ENDED:
             follow.until = info.position.seq
@@ -299,12 +300,13 @@ class Threads:
                 info = _within(info, follow.cursor)
                 attached = Attached(info=info, run_id=wanted.only, after=wanted.begin.seq)
                 self._register(follow, self._session.done(token, attached))
-                return
+                return True
         except GapError as error:
             gap = error if wanted.named else None
             if gap is not None:
                 self._runs.metrics.gap(gap.reason)
         await self._follow_snapshot(token, info, wanted, follow, gap)
+        return False
 
     async def _follow_snapshot(
         self,

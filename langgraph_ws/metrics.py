@@ -90,7 +90,7 @@ class Metrics:
         """A run said something for the first time, `seconds` after it was accepted."""
 
     def run_finished(self, run: RunLabels, status: RunStatus, seconds: float) -> None:
-        """A run ended, `seconds` after it began."""
+        """A run ended, `seconds` after it began; called within its span."""
 
     def run_span(
         self, run: RunLabels, carrier: Mapping[str, str]
@@ -123,6 +123,7 @@ class OpenTelemetryMetrics(Metrics):
 
         meter = metrics.get_meter("langgraph_ws", meter_provider=meter_provider)
         self._tracer = trace.get_tracer("langgraph_ws", tracer_provider=tracer_provider)
+        self._trace: Any = trace
         self._extract: Any = propagate.extract
 
         def counter(name: str, description: str, unit: str = "1") -> Any:
@@ -218,11 +219,15 @@ class OpenTelemetryMetrics(Metrics):
         self._first.record(seconds, {"graph": run.graph})
 
     def run_finished(self, run: RunLabels, status: RunStatus, seconds: float) -> None:
-        """Count it, and record how long it took."""
+        """Count it, record how long it took, and tell the span."""
         self._running.add(-1, {"graph": run.graph})
         labels = {"graph": run.graph, "status": status}
         self._finished.add(1, labels)
         self._duration.record(seconds, labels)
+        span = self._trace.get_current_span()
+        span.set_attribute("langgraph_ws.status", status)
+        if status in ("failed", "lost"):
+            span.set_status(self._trace.StatusCode.ERROR)
 
     def run_span(
         self, run: RunLabels, carrier: Mapping[str, str]

@@ -192,12 +192,12 @@ class Run:
         labels = RunLabels(graph=self.graph, run_id=self.run_id, thread_id=self.thread_id)
         metrics, began = self.settings.metrics, time.monotonic()
         metrics.run_started(labels)
-        try:
-            with metrics.run_span(labels, self.request.trace):
+        with metrics.run_span(labels, self.request.trace):
+            try:
                 error = await self._work(execution, sink, labels)
-            await self._close(execution, sink, error, graph, config)
-        finally:
-            metrics.run_finished(labels, self.status or "lost", time.monotonic() - began)
+                await self._close(execution, sink, error, graph, config)
+            finally:
+                metrics.run_finished(labels, self.status or "lost", time.monotonic() - began)
 
     async def break_off(self, error: RequestError) -> None:
         """End it because it could not be carried out: in the log when somebody may follow it."""

@@ -177,6 +177,7 @@ async def test_replays_merged_frames_and_gaps_are_counted() -> None:
     assert protocol == "chat"
     assert frames > 20
     assert metrics.calls["gap"] == [("epoch",)]
+    assert len(metrics.calls["frames_replayed"]) == 1, "what a snapshot stands for is no replay"
 
 
 class Collected:
@@ -239,6 +240,10 @@ async def test_opentelemetry_counts_with_few_labels_and_traces_runs() -> None:
     assert first.attributes["langgraph_ws.thread_id"] == "t"
     assert trace.format_trace_id(first.context.trace_id) == trace_id
     assert second.parent is None
+    assert first.status.status_code is trace.StatusCode.UNSET
+    assert second.status.status_code is trace.StatusCode.ERROR
+    assert second.attributes is not None
+    assert second.attributes["langgraph_ws.status"] == "failed"
 
 
 async def test_nodes_run_within_the_span() -> None:
