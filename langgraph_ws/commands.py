@@ -41,7 +41,8 @@ class Identity:
     """Who a client is, as the application's `authorize` says.
 
     Attributes:
-        id: The identity's name; threads and runs belong to it. Empty: nobody in particular.
+        id: The identity's name; threads and runs belong to it. Only `ANONYMOUS`, who is nobody in
+            particular, has an empty one.
         config: What the graph gets in `config["configurable"]` beside the allowed options (and
             in its context, for fields of its `context_schema`); it wins over the client's.
         expires_at: When it ends, in seconds since the Unix epoch; None: never.
