@@ -40,7 +40,16 @@ from langgraph_ws.frames import (
     Source,
     Sources,
 )
-from langgraph_ws.log import Bounds, Entry, Follower, Position, Retention, ThreadLog
+from langgraph_ws.log import (
+    Bounds,
+    Entry,
+    Follower,
+    Position,
+    Retention,
+    ThreadLog,
+    epoch_began,
+    new_epoch,
+)
 from langgraph_ws.view import ThreadView
 
 if TYPE_CHECKING:
@@ -256,6 +265,16 @@ class ThreadLogSuite:
         again = await read_all(log, "t")
         assert [entry.time_ms for entry in again] == times
         assert await log.bounds("t") == Bounds(first.epoch, 1, 5)
+
+    async def test_an_epoch_tells_when_it_began(self, log: ThreadLog, clock: Clock) -> None:
+        follower = await log.follow("a", None, nothing)
+        assert epoch_began(follower.position.epoch) == int(clock.now)
+        clock.advance(90.5)
+        position = await log.append("b", "r", [started()])
+        assert epoch_began(position.epoch) == int(clock.now)
+        assert epoch_began(new_epoch(7.9)) == 7
+        for other in ("e", "", "7", "-7-ab", "7-AB", f"{'7' * 13}-ab"):
+            assert epoch_began(other) == 0
 
     async def test_writing_nothing_changes_nothing(self, log: ThreadLog) -> None:
         assert (await log.append("t", "r", [])).seq == 0

@@ -10,6 +10,8 @@ entry still held; otherwise `GapError`, and the reader starts again from a snaps
 
 from __future__ import annotations
 
+import re
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +29,27 @@ __all__ = [
     "Position",
     "Retention",
     "ThreadLog",
+    "epoch_began",
+    "new_epoch",
 ]
+
+_EPOCH = re.compile(r"(\d{1,12})-[0-9a-f]+")
+
+
+def new_epoch(now: float) -> str:
+    """A name for an epoch that begins now: no other has it, and it tells when it began.
+
+    Args:
+        now: The time in seconds since the Unix epoch.
+    """
+    return f"{int(now)}-{secrets.token_hex(8)}"
+
+
+def epoch_began(epoch: str) -> int:
+    """The second in which an epoch began, since the Unix epoch; 0 when its name tells none."""
+    named = _EPOCH.fullmatch(epoch)
+    return int(named[1]) if named else 0
+
 
 TERMINAL = (RunResult, RunFailed, RunFinished)
 """The frames that tell how a run ended; they outlive the others of the run."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from langgraph_ws.log import (
     Position,
     Retention,
     ThreadLog,
+    new_epoch,
 )
 from langgraph_ws.view import ThreadView
 
@@ -80,8 +80,7 @@ class MemoryThreadLog(ThreadLog):
         self._waiting: dict[_Thread, int] = {}  # nothing left but interrupts, which take so much
         self._bytes = 0
         self._kept = 0
-        self._epochs = secrets.token_hex(8)
-        self._created = 0
+        self._no_epoch = new_epoch(clock())
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -193,14 +192,13 @@ class MemoryThreadLog(ThreadLog):
     def _record(self, key: str) -> _Thread:
         record = self._threads.get(key)
         if record is None:
-            self._created += 1
-            epoch = f"{self._epochs}-{self._created}"
+            epoch = new_epoch(self._clock())
             record = self._threads[key] = _Thread(key, epoch, self._retention)
         return record
 
     def _bounds(self, record: _Thread | None) -> Bounds:
         if record is None:
-            return Bounds(f"{self._epochs}-0", 1, 0)
+            return Bounds(self._no_epoch, 1, 0)
         return Bounds(record.epoch, record.first, record.head)
 
     def _resume(self, record: _Thread | None, after: Position | None, rewind: bool) -> int:
