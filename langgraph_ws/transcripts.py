@@ -117,8 +117,10 @@ def assert_transcript(
 def normalised(messages: Iterable[Json], *, ignore: Collection[str] = ()) -> list[Json]:
     """The messages without what differs from run to run."""
     names = _Names()
+    requests: dict[Any, str] = {}
     folded = [_without(message, frozenset(ignore)) for message in _folded(messages)]
-    return [names.replaced(message) for message in [_structured(it, names) for it in folded]]
+    structured = [_structured(_numbered(it, requests), names) for it in folded]
+    return [names.replaced(message) for message in structured]
 
 
 def _plain(message: Any) -> Json:
@@ -180,6 +182,17 @@ def _joined(before: Json, after: Json) -> Json:
         return after
     old, new = before["data"], after["data"]
     return after | {"data": new | {"delta": old["delta"] + new["delta"], "offset": old["offset"]}}
+
+
+def _numbered(message: Json, requests: dict[Any, str]) -> Json:
+    """A message with a name for its `request_id`; clients choose those, and may choose others.
+
+    `_Names` would replace it everywhere, and it may be a small number.
+    """
+    if message.get("request_id") is None:
+        return message
+    number = requests.setdefault(message["request_id"], f"request-{len(requests) + 1}")
+    return message | {"request_id": number}
 
 
 def _structured(message: Json, names: _Names) -> Json:

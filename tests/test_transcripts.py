@@ -199,6 +199,18 @@ def test_ids_times_and_positions_do_not_matter(path: Path) -> None:
         assert_transcript(a_run("t-1"), path)
 
 
+def test_the_ids_of_requests_do_not_matter(path: Path) -> None:
+    def answered(*ids: str | int) -> list[dict[str, Any]]:
+        return [{"type": "pong", "request_id": one, "data": {"time": 1, "x": "1"}} for one in ids]
+
+    lines = written(path, answered(1, "b", 1))
+    assert [line["request_id"] for line in lines] == ["request-1", "request-2", "request-1"]
+    assert lines[0]["data"] == {"x": "1"}
+    assert_transcript(answered("new_chat-3", 4, "new_chat-3"), path)
+    with pytest.raises(AssertionError, match="request_id"):
+        assert_transcript(answered(1, 2, 2), path)
+
+
 def test_more_fields_are_left_out_when_told_to(path: Path) -> None:
     def messages(at: str) -> list[Any]:
         return [said("mine", {"created_at": at, "rows": [{"created_at": at, "n": 1}]})]
