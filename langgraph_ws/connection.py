@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import sys
 import time
@@ -341,7 +342,7 @@ class Connection:
                 case WSMsgType.TEXT if admitted:
                     self._take(message.data)
                 case WSMsgType.TEXT:
-                    self._put(self._session.refuse(_rate_limited()))
+                    self._put(self._session.refuse(message.data, self._rate_limited()))
                 case WSMsgType.PING if admitted:
                     # Of several that wait, only the last need be answered (RFC 6455, 5.5.3).
                     self._pong = bytes(message.data)
@@ -360,6 +361,16 @@ class Connection:
         if self._credit < -burst and self._ending is None:
             self.leave("abuse", "resume", 4429, after_ms=1_000)
         return self._credit >= 0
+
+    def _rate_limited(self) -> RequestError:
+        """What a message is refused with that is not within the rate."""
+        rate = self._limits.messages_per_second
+        return RequestError(
+            "rate_limited",
+            "too many messages; slow down",
+            retryable=True,
+            retry_after_ms=math.ceil((1 - self._credit) / rate * 1000) if rate > 0 else None,
+        )
 
     def _take(self, text: str) -> None:
         for action in self._session.receive(text):
@@ -598,10 +609,6 @@ def close_reason(reason: str) -> bytes:
 def is_expired(identity: Identity) -> bool:
     """Whether the identity has ended already."""
     return identity.expires_at is not None and identity.expires_at <= time.time()
-
-
-def _rate_limited() -> RequestError:
-    return RequestError("rate_limited", "too many messages; slow down", retryable=True)
 
 
 def _too_many_commands() -> RequestError:

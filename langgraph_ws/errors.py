@@ -86,6 +86,7 @@ class RequestError(LangGraphWSError):
         message: What went wrong, for people; it may be shown to the client.
         retryable: Whether the same request may succeed later.
         error_id: What the cause is found under in the log, where the fault is ours.
+        retry_after_ms: How long to wait before the same request; None where nobody knows.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class RequestError(LangGraphWSError):
         *,
         retryable: bool = False,
         error_id: str | None = None,
+        retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code: ErrorCode = code
         self.message = message
         self.retryable = retryable
         self.error_id = error_id
+        self.retry_after_ms = retry_after_ms
 
 
 class InvalidRequest(RequestError):

@@ -92,8 +92,8 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def refuse(self, error: RequestError) -> list[bytes]:
-        """Say that a message was not even looked at."""
+    def refuse(self, text: str, error: RequestError) -> list[bytes]:
+        """Say that a message was not carried out, whatever it asks for."""
 
     @abstractmethod
     def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:

@@ -676,6 +676,7 @@ async def test_too_many_messages_are_refused_and_then_close_4429() -> None:
             messages = [await client.receive() for _ in range(12)]
             kinds = [message["data"].get("code", message["type"]) for message in messages]
             assert kinds == ["pong"] * 10 + ["rate_limited"] * 2
+            assert [message["request_id"] for message in messages] == list(range(12))
             for _ in range(20):
                 await client.send("ping")
             bye = await client.the("bye")
@@ -685,6 +686,21 @@ async def test_too_many_messages_are_refused_and_then_close_4429() -> None:
             for _ in range(25):
                 await other.send_frame(PING)
             assert await other.receive_close() == 4429
+
+
+async def test_who_waits_as_long_as_a_refusal_says_is_not_refused_again() -> None:
+    limits = Limits(messages_per_second=20, message_burst=2)
+    async with serving(chat("x"), limits=limits) as site, site.connect() as client:
+        for number in range(4):
+            await client.send("ping", id=number)
+        refusals = [await client.the("error") for _ in range(2)]
+        waits = [refusal["data"]["retry_after_ms"] / 1000 for refusal in refusals]
+        assert 0 < waits[0] <= 0.1 and waits[0] < waits[1] <= 0.15
+        await asyncio.sleep(waits[-1])
+        for _ in range(3):
+            await client.send("ping")
+            assert (await client.receive())["type"] == "pong"
+            await asyncio.sleep(waits[0])
 
 
 async def test_messages_within_the_rate_are_never_refused() -> None:

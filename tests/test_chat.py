@@ -570,11 +570,16 @@ def test_one_run_is_followed_to_its_end() -> None:
     assert session.send("t-1", entries(FIRST_RUN)) == []
 
 
-def test_refused_unseen() -> None:
-    error = RequestError("rate_limited", "Too many messages.", retryable=True)
-    [reply] = decoded(ChatSession().refuse(error))
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [('{"type": "ping", "id": 7}', 7), ('{"type": "x"}', None), ("{", None), ('{"id": []}', None)],
+)
+def test_refused_whatever_it_asks_for(text: str, answers: int | None) -> None:
+    error = RequestError("rate_limited", "Too many.", retryable=True, retry_after_ms=70)
+    [reply] = decoded(ChatSession().refuse(text, error))
     assert reply["data"]["code"] == "rate_limited"
-    assert "request_id" not in reply
+    assert reply["data"]["retry_after_ms"] == 70
+    assert reply.get("request_id") == answers
 
 
 def test_heartbeat_tells_where_threads_stand() -> None:

@@ -225,7 +225,9 @@ class Connection(RuleBasedStateMachine):
     @rule()
     def rim_speaks(self) -> None:
         for message in (
-            *self.session.refuse(RequestError("rate_limited", "Too fast.", retryable=True)),
+            *self.session.refuse(
+                '{"id": 1}', RequestError("rate_limited", "Too fast.", retry_after_ms=70)
+            ),
             *self.session.heartbeat(1, {"t-1": Position(EPOCH, 1)}),
             *self.session.bye("restart", "resume", 10),
         ):

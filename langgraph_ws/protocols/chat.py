@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar, TypeAlias
@@ -370,9 +371,12 @@ class ChatSession(Session):
         feed.go_on(snapshot.position, snapshot)
         return [gap_message(thread_id, gap), snapshot_message(snapshot, self.expose_state)]
 
-    def refuse(self, error: RequestError) -> list[bytes]:
-        """Say that a message was not even looked at."""
-        return [error_message(error)]
+    def refuse(self, text: str, error: RequestError) -> list[bytes]:
+        """Say that a message was not carried out, whatever it asks for."""
+        answers: RequestId = None
+        with suppress(RequestError):
+            answers = request_id(parse(text))
+        return [error_message(error, answers)]
 
     def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
         """Say that the connection lives, and where the followed threads stand."""

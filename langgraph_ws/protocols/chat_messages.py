@@ -363,7 +363,7 @@ def answer(kind: str, data: Json, request_id: RequestId = None) -> bytes:
 def error_message(error: RequestError, request_id: RequestId = None) -> bytes:
     """The `error` that refuses a message."""
     data: Json = {"code": error.code, "message": error.message, "retryable": error.retryable}
-    data |= known(error_id=error.error_id)
+    data |= known(error_id=error.error_id, retry_after_ms=error.retry_after_ms)
     if isinstance(error, InvalidRequest):
         data["field"] = error.field
     return answer("error", data, request_id)

@@ -176,6 +176,7 @@ class ErrorData(TypedDict):
     retryable: bool
     error_id: NotRequired[str]
     field: NotRequired[str]
+    retry_after_ms: NotRequired[int]
 
 
 class EndData(TypedDict):
