@@ -118,6 +118,9 @@ class InvalidRequest(RequestError):
         super().__init__(code, message)
         self.field = field
 
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
 
 class GapError(LangGraphWSError):
     """A position in the log cannot be resumed from.

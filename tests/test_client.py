@@ -159,10 +159,15 @@ def test_close_codes(
     [
         (400, None, "never", 0.0),
         (401, None, "reauth", 0.0),
-        (403, None, "never", 0.0),
+        (403, None, "reauth", 0.0),
+        (404, "5", "never", 0.0),
+        (410, None, "never", 0.0),
         (426, None, "never", 0.0),
-        (404, "5", "resume", 0.0),
+        (408, None, "resume", 0.0),
+        (425, None, "resume", 0.0),
+        (500, None, "resume", 0.0),
         (502, None, "resume", 0.0),
+        (504, None, "resume", 0.0),
         (429, "7", "resume", 7.0),
         (503, "nonsense", "resume", 0.0),
         (503, None, "resume", 0.0),
@@ -301,6 +306,7 @@ def test_what_is_wrong_is_named_before_it_is_sent(
     with pytest.raises(InvalidRequest) as raised:
         start(kind, **fields)
     assert raised.value.field == field
+    assert str(raised.value).startswith(f"{field}: ")
     wire = {"type": kind, "run_id": "r", "thread_id": "t"} | fields
     if "multitask_strategy" in wire:
         wire["options"] = {"multitask_strategy": wire["multitask_strategy"]}
@@ -484,6 +490,25 @@ def test_a_snapshot_replaces_the_view_and_deltas_go_on_from_it() -> None:
     assert seen(view, told[2:]) == []
     assert seen(view, told[1:]) == ["gap", "snapshot"]
     assert view.text == "So far"
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        (None, ""),
+        ({"run_id": "r-9", "status": "running"}, ""),
+        ({"run_id": "r-1", "status": "completed"}, "old"),
+    ],
+)
+def test_what_a_run_came_to_is_no_text_of_a_thread_that_lost_it(run: Any, text: str) -> None:
+    view = View()
+    log = [wire("final", 5, text="old"), wire("end", 6, status="completed")]
+    begun = {"thread_id": "t-1", "run_id": "r-1", "status": "running", "epoch": EPOCH}
+    seen(view, [wire("run", 1, **begun), *log])
+    assert view.text == "old"
+    lost = {"thread_id": "t-1", "epoch": "another", "seq": 0, "run": run}
+    seen(view, [{"type": "snapshot", "data": lost}])
+    assert view.text == text
 
 
 def test_a_view_of_a_run_takes_its_part_of_a_snapshot() -> None:
@@ -1545,7 +1570,7 @@ async def test_it_gives_up_in_the_end_and_says_so_to_all_who_wait() -> None:
     assert "500" in states[-1].reason
 
 
-@pytest.mark.parametrize("status", [400, 403, 426, 401])
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 426, 401])
 async def test_a_handshake_may_be_refused_for_good(status: int) -> None:
     async with scripted(status) as server:
         with pytest.raises(ConnectionFailedError, match=str(status)):
@@ -1554,6 +1579,31 @@ async def test_a_handshake_may_be_refused_for_good(status: int) -> None:
     assert server.connections == 1
     assert server.headers[0]["X-Key"] == "k"
     assert server.headers[0]["Sec-WebSocket-Protocol"] == "langgraph-ws.chat.v1"
+
+
+async def test_a_route_that_does_not_exist_is_said_to_be_so_at_once() -> None:
+    fast = Fast()
+    async with serving(chat("Hello")) as port:
+        with pytest.raises(ConnectionFailedError, match="404: nothing is served at this URL"):
+            async with connect(url(port) + "s", reconnect=fast.rules):
+                pass
+    assert fast.slept == []
+
+
+async def test_a_token_may_help_where_a_handshake_is_forbidden() -> None:
+    async def accepts(server: Scripted, ws: web.WebSocketResponse) -> None:
+        asked = await server.next(ws)
+        await ws.send_json({"type": "authenticated", "request_id": asked["id"], "data": {}})
+        await never_answer(server, ws)
+
+    tokens = iter(["old", "new"])
+    fast = Fast()
+    async with (
+        scripted(403, accepts) as server,
+        connect(server.url, token=lambda: next(tokens), reconnect=fast.rules) as client,
+    ):
+        assert client.state.status == "open"
+    assert [message["token"] for message in server.received] == ["new"]
 
 
 @pytest.mark.parametrize("status", [429, 503])

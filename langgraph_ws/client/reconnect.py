@@ -23,6 +23,8 @@ _MAX_EXPONENT = 1000
 _SLOW_DOWN_S = 1.0
 _NEVER = (4400, 4403, 4406)
 _REAUTH = (4401, 4440)
+_PASSING = (408, 425, 429)
+"""HTTP refusals of the 400s that may pass by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +91,13 @@ class Lost:
 def refused(status: int, headers: Mapping[str, str], cause: BaseException) -> Lost:
     """What an HTTP answer in place of an upgrade means."""
     advice: Advice = "resume"
-    if status in (400, 403, 426):
-        advice = "never"
-    elif status == 401:
+    if status in (401, 403):
         advice = "reauth"
+    elif 400 <= status < 500 and status not in _PASSING:
+        advice = "never"
+    hint = ": nothing is served at this URL" if status == 404 else ""
     return Lost(
-        reason=f"the server refused the connection with HTTP {status}",
+        reason=f"the server refused the connection with HTTP {status}{hint}",
         advice=advice,
         at_least=_retry_after(headers) if status in (429, 503) else 0.0,
         cause=cause,

@@ -386,6 +386,8 @@ class View:
         }
         self._interrupts = {interrupt.id: interrupt for interrupt in snapshot.interrupts if mine}
         if mine:
+            if newest != self._newest:
+                self.final = self.error = None
             self._newest = newest
             self.sources = snapshot.sources
             self._steps.clear()
