@@ -9,8 +9,9 @@ import re
 import runpy
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
+from pydantic import BaseModel
 
 import langgraph_ws
 from langgraph_ws import Identity, Limits, MemoryThreadLog, Position, Retention, attach_websocket
@@ -316,6 +318,117 @@ def test_what_is_wrong_is_named_before_it_is_sent(
         return
     with pytest.raises(RequestError):
         decode(kind, wire).command()
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Order(BaseModel):
+    """A model that says itself what it is in JSON."""
+
+    when: date
+    price: float = 1.5
+
+
+CYCLE: dict[str, Any] = {}
+CYCLE["x"] = [CYCLE]
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (float("nan"), ""),
+        ({"a": [1, float("inf")]}, ".a.1"),
+        ({"a": {1, 2}}, ".a"),
+        ([b"x"], ".0"),
+        ({"when": datetime.now(UTC)}, ".when"),
+        ({1: "x"}, ""),
+        ({"a": {None: 1}}, ".a"),
+        (2**53, ""),
+        ({"a": -(10**30)}, ".a"),
+        (["\ud800"], ".0"),
+        ({"\ud800": 1}, ""),
+        (object(), ""),
+        (print, ""),
+        (Path("x"), ""),
+        (CYCLE, ".x.0"),
+        (Order(when=date(2026, 1, 2), price=float("nan")), ".price"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("input", lambda value: {"input": value}),
+        ("resume", lambda value: {"resume": value}),
+        ("update", lambda value: {"resume": 1, "update": value}),
+        ("options.k", lambda value: {"options": {"k": value}}),
+        ("messages.0.k", lambda value: {"messages": [HELLO | {"k": value}]}),
+    ],
+    ids=["input", "resume", "update", "options", "messages"],
+)
+def test_what_json_cannot_hold_is_named_and_not_altered(
+    field: str, fields: Callable[[Any], dict[str, Any]], value: Any, path: str
+) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        start("resume_chat", **fields(value))
+    assert raised.value.field == field + path
+    assert "expected" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        ((1, True, None, "ü", 0.5), [1, True, None, "ü", 0.5]),
+        ({"a": (), "b": Colour.RED}, {"a": [], "b": "red"}),
+        (2**53 - 1, 2**53 - 1),
+        ({"order": Order(when=date(2026, 1, 2))}, {"order": {"when": "2026-01-02", "price": 1.5}}),
+    ],
+)
+def test_what_json_can_hold_is_sent_as_it_is(value: Any, sent: Any) -> None:
+    assert start("new_chat", input=value)["input"] == sent
+
+
+def test_what_is_nested_too_deep_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(5_000):
+        deep = [deep]
+    with pytest.raises(InvalidRequest, match="levels"):
+        start("new_chat", input=deep)
+
+
+def test_what_was_passed_may_change_afterwards() -> None:
+    given = {"x": [1]}
+    message = start("new_chat", input=given)
+    given["x"].append(2)
+    assert message["input"] == {"x": [1]}
+
+
+def test_the_messages_of_langchain_are_those_of_the_protocol() -> None:
+    tool_call = {"name": "f", "args": {"x": 1}, "id": "c"}
+    message = start(
+        "new_chat",
+        messages=[
+            HumanMessage("Hi", id="m", name="Ann"),
+            AIMessage("", tool_calls=[tool_call]),
+            ToolMessage("3", tool_call_id="c"),
+            AIMessage([{"type": "text", "text": "3"}]),
+        ],
+    )
+    assert [(one["role"], one["content"]) for one in message["messages"]] == [
+        ("user", "Hi"),
+        ("assistant", ""),
+        ("tool", "3"),
+        ("assistant", [{"type": "text", "text": "3"}]),
+    ]
+    assert message["messages"][0] == {"role": "user", "content": "Hi", "id": "m", "name": "Ann"}
+    assert message["messages"][1]["tool_calls"][0]["args"] == {"x": 1}
+    assert message["messages"][2]["tool_call_id"] == "c"
+    assert decode("new_chat", message).command()
+    with pytest.raises(InvalidRequest) as raised:
+        start("new_chat", messages=[SystemMessage("x")])
+    assert raised.value.field == "messages.0.role"
 
 
 @pytest.mark.parametrize(
@@ -708,6 +821,22 @@ async def test_a_run_from_its_beginning_to_its_end() -> None:
     assert seen_.of("on_error") == []
 
 
+async def test_the_messages_of_langchain_reach_the_graph() -> None:
+    def echo(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"{type(m).__name__}: {m.text}") for m in state["messages"]]}
+
+    async with serving(line(("echo", echo))) as port, connect(url(port)) as client:
+        for given in (
+            {"messages": [HumanMessage("Hi")]},
+            {"input": {"messages": [HumanMessage("Hi")]}},
+            {"messages": "Hi"},
+        ):
+            run = await client.new_chat(**given)  # type: ignore[arg-type]  # one of each
+            assert (await run.result()).text == "HumanMessage: Hi"
+        with pytest.raises(InvalidRequest, match=r"input\.when: expected .* datetime\.datetime"):
+            await client.new_chat(input={"when": datetime.now(UTC)})
+
+
 async def test_callbacks_of_a_run_take_the_place_of_the_clients() -> None:
     client_saw, run_saw = Seen(), Seen()
     async with serving(chat("Hello")) as port, connect(url(port), **client_saw.all()) as client:
@@ -857,9 +986,8 @@ async def test_a_run_is_cancelled_and_may_be_cancelled_again() -> None:
         assert (result.status, result.text) == ("cancelled", "first ")
         await run.cancel()
         await client.cancel(run.run_id)
-        with pytest.raises(RequestRefused) as raised:
+        with pytest.raises(InvalidRequest, match="run_id"):
             await client.cancel("not an id")
-        assert raised.value.field == "run_id"
 
 
 async def test_a_refusal_names_what_is_wrong() -> None:

@@ -34,7 +34,8 @@ LAYERS = [
     {"protocols"},
     # the Python client
     {"client.errors"},
-    {"client.messages", "client.requests"},
+    {"client.messages", "client.values"},
+    {"client.requests"},
     {"client.reconnect", "client.view"},
     {"client.handles", "client.link"},
     {"client.connection"},

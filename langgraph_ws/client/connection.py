@@ -471,11 +471,12 @@ class Client:
         """Stop a run; its `end` comes when it has stopped. Nothing happens if it has ended.
 
         Raises:
+            InvalidRequest: It is no id; nothing was sent.
             RequestRefused: The server refused it.
             ConnectionFailedError: There is no connection.
         """
         try:
-            await self._ask({"type": "cancel", "run_id": run_id}, "call")
+            await self._ask(requests.cancel(run_id=run_id), "call")
         except RequestRefused as error:
             if error.code != "not_found":
                 raise

@@ -10,14 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, TypeAlias, TypeVar
 
+from langchain_core.messages import BaseMessage
+
+from langgraph_ws.client.values import json_value, protocol_message
 from langgraph_ws.errors import InvalidRequest
 from langgraph_ws.log import Position
 
-__all__ = ["NOTHING", "Messages", "Nothing", "attach", "new_chat", "resume_chat"]
+__all__ = ["NOTHING", "Messages", "Nothing", "attach", "cancel", "new_chat", "resume_chat"]
 
 Json: TypeAlias = dict[str, Any]
-Messages: TypeAlias = str | Sequence[Mapping[str, Any]]
-"""A text that the user says, or messages `{role, content, …}`."""
+Messages: TypeAlias = str | Sequence[Mapping[str, Any] | BaseMessage]
+"""A text that the user says, or messages: `{role, content, …}`, or LangChain's."""
 _T = TypeVar("_T")
 
 
@@ -83,7 +86,7 @@ def resume_chat(
     if resume is not NOTHING:
         if turn:
             raise InvalidRequest("resume", "expected only one of messages, input and resume")
-        turn = {"resume": resume}
+        turn = {"resume": json_value("resume", resume)}
     elif update is not None or goto is not None:
         name = "update" if update is not None else "goto"
         raise InvalidRequest(name, "expected only beside resume")
@@ -92,7 +95,7 @@ def resume_chat(
         **_start(run_id, thread_id, assistant_id, multitask_strategy, options),
         **_given(checkpoint_id=_optional("checkpoint_id", checkpoint_id, _name)),
         **turn,
-        **_given(update=update, goto=_nodes(goto)),
+        **_given(update=json_value("update", update), goto=_nodes(goto)),
     }
 
 
@@ -114,6 +117,17 @@ def attach(thread_id: str | None, run_id: str | None, after: Position | None) ->
     if after is not None:
         message |= _after(after)
     return message
+
+
+def cancel(*, run_id: str | None = None, thread_id: str | None = None) -> Json:
+    """A `cancel` message, of a run or of the active run of a thread.
+
+    Raises:
+        InvalidRequest: The id is none.
+    """
+    if run_id is None:
+        return {"type": "cancel", "thread_id": _id("thread_id", thread_id)}
+    return {"type": "cancel", "run_id": _id("run_id", run_id)}
 
 
 def _after(after: Position) -> Json:
@@ -147,7 +161,7 @@ def _start(
             thread_id=_optional("thread_id", thread_id, _id),
             assistant_id=_optional("assistant_id", assistant_id, _name),
         ),
-        "options": all_options,
+        "options": json_value("options", all_options),
     }
 
 
@@ -156,7 +170,7 @@ def _turn(messages: Messages | None, input: object) -> Json:  # noqa: A002
     if input is None:
         raise InvalidRequest("input", "expected any JSON value but null")
     if messages is None:
-        return {} if input is NOTHING else {"input": input}
+        return {} if input is NOTHING else {"input": json_value("input", input)}
     if input is not NOTHING:
         raise InvalidRequest("messages", "expected only one of messages and input")
     if isinstance(messages, str):
@@ -168,9 +182,12 @@ def _turn(messages: Messages | None, input: object) -> Json:  # noqa: A002
     return {"messages": [_message(f"messages.{at}", one) for at, one in enumerate(messages)]}
 
 
-def _message(field: str, message: object) -> Json:
-    if not isinstance(message, Mapping):
+def _message(field: str, given: object) -> Json:
+    if isinstance(given, BaseMessage):
+        given = protocol_message(given)
+    if not isinstance(given, Mapping):
         raise InvalidRequest(field, "expected an object")
+    message: Json = json_value(field, given)
     if message.get("role") not in _ROLES:
         raise InvalidRequest(f"{field}.role", f"expected {_or(_ROLES)}")
     if not _is_content(message.get("content")):
@@ -183,7 +200,7 @@ def _message(field: str, message: object) -> Json:
     if message["role"] == "tool" and message.get("tool_call_id") is None:
         raise InvalidRequest(f"{field}.tool_call_id", "missing: a message of a tool needs one")
     _tool_calls(f"{field}.tool_calls", message.get("tool_calls"))
-    return dict(message)
+    return message
 
 
 def _is_content(content: object) -> bool:
@@ -199,7 +216,7 @@ def _tool_calls(field: str, calls: object) -> None:
     if not isinstance(calls, list):
         raise InvalidRequest(field, "expected a list")
     for at, call in enumerate(calls):
-        if not isinstance(call, Mapping):
+        if not isinstance(call, dict):
             raise InvalidRequest(f"{field}.{at}", "expected an object")
         _name(f"{field}.{at}.name", call.get("name"))
         _optional(f"{field}.{at}.id", call.get("id"), _name)
