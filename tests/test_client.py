@@ -51,6 +51,7 @@ from langgraph_ws.client import (
     requests,
 )
 from langgraph_ws.client.messages import Bye, parse
+from langgraph_ws.client.pace import Pace
 from langgraph_ws.client.reconnect import Backoff, Lost, Silence, closed, refused
 from langgraph_ws.client.view import View
 from langgraph_ws.demo import demo_graph
@@ -1909,27 +1910,85 @@ async def test_errors_that_nobody_takes_are_logged(caplog: pytest.LogCaptureFixt
     assert "4403" in caplog.text
 
 
-async def test_what_was_not_looked_at_is_asked_again() -> None:
-    async def limiting(server: Scripted, ws: web.WebSocketResponse) -> None:
-        await server.next(ws)
-        error = {"code": "rate_limited", "message": "slow down", "retryable": True}
-        for _ in range(2):
-            await ws.send_json({"type": "error", "data": error})
-        await run_to_the_end(server, ws)
+def too_fast(asked: dict[str, Any], retry_after_ms: int | None) -> dict[str, Any]:
+    data = {"code": "rate_limited", "message": "slow down", "retryable": True}
+    data |= {} if retry_after_ms is None else {"retry_after_ms": retry_after_ms}
+    return {"type": "error", "request_id": asked["id"], "data": data}
 
-    fast, errors = Fast(), list[Exception]()
+
+async def test_what_came_too_fast_is_asked_again_alone_and_when_the_server_says() -> None:
+    times: list[float] = []
+
+    async def limiting(server: Scripted, ws: web.WebSocketResponse) -> None:
+        first, second = await server.next(ws), await server.next(ws)
+        await ws.send_json(too_fast(second, 200))
+        await ws.send_json(info(first, thread_id="a"))
+        for _ in range(2):
+            times.append(asyncio.get_running_loop().time())
+            again = await server.next(ws)
+            assert again == second
+            await ws.send_json(too_fast(again, 300) if len(times) == 1 else info(again))
+        times.append(asyncio.get_running_loop().time())
+        await never_answer(server, ws)
+
+    errors = list[Exception]()
+    async with scripted(limiting) as server, connect(server.url, on_error=errors.append) as client:
+        runs = await asyncio.gather(client.new_chat("Hi"), client.new_chat("Hi"))
+        assert [run.thread_id for run in runs] == ["a", "t"]
+    assert [0.2 <= times[1] - times[0] < 1, 0.3 <= times[2] - times[1] < 1] == [True, True]
+    assert [(type(error), error.retry_after) for error in errors] == [(RequestRefused, 0.2)]  # type: ignore[attr-defined]
+
+
+def test_what_waits_has_its_turn_no_faster_than_the_server_takes_it() -> None:
+    pace = Pace()
+    assert (pace.limited(0.0), pace.due(0.0)) == (False, None)
+    assert pace.slow_down(0.2, 10.0)
+    assert not pace.slow_down(0.3, 10.0)
+    assert not pace.slow_down(0.1, 10.1)
+    for number in (1, 2, 1, 3):
+        pace.wait(number)
+    assert pace.due(10.0) == pytest.approx(0.3)
+    assert pace.take(10.3) == 1
+    assert pace.due(10.3) == pytest.approx(0.1)
+    assert pace.take(10.5) == 2
+    assert pace.take(10.7) == 3
+    assert (pace.limited(10.7), pace.limited(10.9)) == (True, False)
+    # what comes next is another story
+    assert pace.slow_down(0.5, 11.0)
+    pace.disconnected(abused=False)
+    pace.connected(11.0)
+    assert not pace.limited(11.0)
+    assert pace.slow_down(0.5, 11.0)
+    pace.disconnected(abused=True)
+    pace.connected(11.1)
+    assert pace.limited(11.1)
+
+
+async def test_more_than_the_server_takes_at_once_is_spread_and_told_once() -> None:
+    errors: list[Exception] = []
+    limits = Limits(messages_per_second=100, message_burst=20, threads_per_connection=30)
     async with (
-        scripted(limiting) as server,
-        connect(server.url, reconnect=fast.rules, on_error=errors.append) as client,
+        serving(chat(*["Hello"] * 60), limits=limits) as port,
+        connect(url(port), on_error=errors.append) as client,
     ):
-        assert (await (await client.new_chat("Hi")).result()).text == "done"
-    first, second, *_ = server.received
-    assert first == second
-    assert fast.slept == [1.0]
-    assert [error.code for error in errors if isinstance(error, RequestRefused)] == [
-        "rate_limited",
-        "rate_limited",
-    ]
+        for _ in range(2):  # the second time, what was refused to be left would be too much
+            runs = await asyncio.gather(*(client.new_chat("Hi") for _ in range(30)))
+            results = [await run.result() for run in runs]
+            assert {result.text for result in results} == {"Hello"}
+        assert len({run.thread_id for run in runs}) == 30
+    assert [getattr(error, "code", None) for error in errors] == ["rate_limited"]
+
+
+async def test_who_was_closed_for_it_goes_on_slowly() -> None:
+    states: list[ConnectionState] = []
+    limits = Limits(messages_per_second=50, message_burst=8, threads_per_connection=100)
+    async with (
+        serving(chat(*["Hello"] * 60), limits=limits) as port,
+        connect(url(port), on_state=states.append, reconnect=Reconnect(delay=0.05)) as client,
+    ):
+        runs = await asyncio.gather(*(client.new_chat("Hi") for _ in range(60)))
+        assert {(await run.result()).text for run in runs} == {"Hello"}
+    assert [state.status for state in states].count("reconnecting") == 1
 
 
 async def test_a_message_that_is_too_long_is_not_sent_again() -> None:
@@ -2048,24 +2107,33 @@ async def test_a_run_that_is_at_work_after_all_goes_on() -> None:
 
 async def test_a_connection_that_ends_while_it_waits_to_ask_again() -> None:
     async def limiting(server: Scripted, ws: web.WebSocketResponse) -> None:
-        await server.next(ws)
-        data = {"code": "rate_limited", "message": "slow down", "retryable": True}
-        await ws.send_json({"type": "error", "data": data})
-        await until(lambda: waits)
+        await ws.send_json(too_fast(await server.next(ws), 60_000))
+        await until(lambda: errors)
 
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        await (asyncio.sleep(0.001) if len(waits) > 1 else asyncio.Event().wait())
-
-    errors: list[Exception] = []
+    fast, errors = Fast(), list[Exception]()
     async with (
         scripted(limiting, run_to_the_end) as server,
-        connect(server.url, reconnect=Reconnect(sleep=sleep), on_error=errors.append) as client,
+        connect(server.url, reconnect=fast.rules, on_error=errors.append) as client,
     ):
         assert (await (await client.new_chat("Hi")).result()).text == "done"
-    assert len(waits) == 2
+
+
+async def test_a_thread_that_is_followed_again_is_not_left_too_late() -> None:
+    async def limiting(server: Scripted, ws: web.WebSocketResponse) -> None:
+        first = await server.next(ws)
+        await ws.send_json(info(first))
+        await ws.send_json(wire("end", 9, first["run_id"], status="completed"))
+        await ws.send_json(too_fast(await server.next(ws), 50))
+        for _ in range(2):
+            await ws.send_json(info(await server.next(ws)))
+        await never_answer(server, ws)
+
+    async with scripted(limiting) as server, connect(server.url) as client:
+        await (await client.new_chat("Hi", thread_id="t")).result()
+        run = await client.new_chat("Hi", thread_id="t")
+        await run.cancel()
+    types = [message["type"] for message in server.received]
+    assert types == ["new_chat", "detach", "new_chat", "cancel"]
 
 
 async def test_closing_is_bounded_when_the_server_takes_nothing() -> None:

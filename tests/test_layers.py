@@ -36,7 +36,7 @@ LAYERS = [
     {"client.errors"},
     {"client.messages", "client.values"},
     {"client.requests"},
-    {"client.reconnect", "client.view"},
+    {"client.pace", "client.reconnect", "client.view"},
     {"client.handles", "client.link"},
     {"client.connection"},
     {"client"},

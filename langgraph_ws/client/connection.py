@@ -62,7 +62,8 @@ from langgraph_ws.client.messages import (
     Text,
     parse,
 )
-from langgraph_ws.client.reconnect import Backoff, Lost, Reconnect, closed, refused
+from langgraph_ws.client.pace import Pace
+from langgraph_ws.client.reconnect import Advice, Backoff, Lost, Reconnect, closed, refused
 from langgraph_ws.client.requests import NOTHING, Messages
 from langgraph_ws.codec import dumps
 from langgraph_ws.errors import ConfigurationError, InvalidRequest
@@ -81,8 +82,11 @@ _OPEN_S = 10.0
 _CALLBACKS_S = 5.0
 _BATCH = 16
 """Messages that are read before the program has its turn."""
+_RETRY_S = 1.0
+"""Before what was refused for its rate is sent again, where the server does not say."""
 _AUTH = "auth"
 _TOO_LONG = 1009
+_TOO_FAST = 4429
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +160,8 @@ class _Request:
 
     Attributes:
         message: What is sent, without its id.
-        kind: `start` a run, `watch` one that exists, `follow` a thread again, `call` anything else.
+        kind: `start` a run, `watch` one that exists, `follow` a thread again, `leave` one,
+            `call` anything else.
         answer: What it is answered.
         handle: The run that it is about.
         feed: The thread that it follows.
@@ -165,7 +170,7 @@ class _Request:
     """
 
     message: Json
-    kind: Literal["start", "watch", "follow", "call"]
+    kind: Literal["start", "watch", "follow", "leave", "call"]
     answer: asyncio.Future[RunInfo]
     handle: Run | None = None
     feed: _Feed | None = None
@@ -272,10 +277,12 @@ class Client:
         self._link: Link | None = None
         self._main: asyncio.Task[None] | None = None
         self._again: asyncio.Task[None] | None = None
+        self._pace = Pace()
+        self._paced: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
         self._failure: ConnectionFailedError | None = None
         self._ids = count(1)
-        self._pending: dict[object, _Request] = {}
+        self._pending: dict[int, _Request] = {}
         self._feeds: dict[str, _Feed] = {}
         self._threads: dict[str, str] = {}
         self._starting: dict[str, Run] = {}
@@ -602,7 +609,7 @@ class Client:
         try:
             return await self._talk(link, token)
         finally:
-            self._disconnected()
+            self._disconnected(abused=link.code == _TOO_FAST)
             await link.close()
 
     async def _fresh_token(self) -> str | None:
@@ -655,25 +662,28 @@ class Client:
         """The connection may be used: follow again, and ask again what was not answered."""
         link.ready = True
         self._link = link
+        self._pace.connected(self._now())
         self._change(ConnectionState(status="open"))
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(None)
-        self._ask_all_again()
-
-    def _ask_all_again(self) -> None:
-        for feed in list(self._feeds.values()):
-            if feed.handles and not feed.following:
-                self._follow(feed)
+        self._follow_all()
         for number, request in list(self._pending.items()):
             if not request.once:
                 self._send(number, request)
 
-    def _disconnected(self) -> None:
+    def _follow_all(self) -> None:
+        for feed in list(self._feeds.values()):
+            if feed.handles and not feed.following:
+                self._follow(feed)
+
+    def _disconnected(self, *, abused: bool) -> None:
         self._link = None
         self._midway.clear()
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        self._pace.disconnected(abused=abused)
+        for task in (self._again, self._paced):
+            if task is not None:
+                task.cancel()
+        self._again = self._paced = None
         for number, request in list(self._pending.items()):
             if request.once:
                 del self._pending[number]
@@ -739,10 +749,37 @@ class Client:
         finally:
             self._pending.pop(number, None)
 
-    def _send(self, number: object, request: _Request) -> None:
-        link = self._link
-        if link is None:
+    def _send(self, number: int, request: _Request) -> None:
+        """Send it, or have it wait for its turn."""
+        if self._link is None:
             return
+        if self._pace.limited(self._now()):
+            self._send_in_turn(number)
+        else:
+            self._put(self._link, number, request)
+
+    def _send_in_turn(self, number: int) -> None:
+        self._pace.wait(number)
+        if self._paced is None:
+            self._paced = asyncio.get_running_loop().create_task(self._send_slowly())
+
+    async def _send_slowly(self) -> None:
+        while (delay := self._pace.due(self._now())) is not None:
+            if delay:
+                await asyncio.sleep(delay)
+                continue
+            number = self._pace.take(self._now())
+            request = self._pending.get(number)
+            if request is not None and request.kind == "leave" and self._is_followed(request):
+                del self._pending[number]
+            elif request is not None and self._link is not None:
+                self._put(self._link, number, request)
+        self._paced = None
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _put(self, link: Link, number: int, request: _Request) -> None:
         message: Json = {**request.message, "id": number}
         if request.kind in ("start", "watch"):
             feed = self._feeds.get(request.message.get("thread_id", "")) or _Feed("")
@@ -782,6 +819,21 @@ class Client:
         feed.following, feed.wanted = True, None if run is None else run.run_id
         self._send(number, request)
 
+    def _leave(self, thread_id: str) -> None:
+        """Have the server tell of a thread no longer."""
+        if self._link is None:
+            return
+        message: Json = {"type": "detach", "thread_id": thread_id}
+        answer: asyncio.Future[RunInfo] = asyncio.get_running_loop().create_future()
+        number = next(self._ids)
+        self._pending[number] = _Request(message, "leave", answer, once=True)
+        self._send(number, self._pending[number])
+
+    def _is_followed(self, request: _Request) -> bool:
+        """Whether the thread of a request is followed again, or about to be."""
+        thread_id = request.message["thread_id"]
+        return thread_id in self._feeds or self._is_wanted(thread_id)
+
     def _epoch_of(self, feed: _Feed) -> str:
         return next(
             position.epoch
@@ -798,15 +850,15 @@ class Client:
             if self._midway and first is feed:
                 self._follow(self._midway[0])
 
-    def _ask_soon(self) -> None:
-        """Ask again, in a while, for what the server would not do now."""
+    def _follow_soon(self) -> None:
+        """Follow again, in a while, what the server would not let be followed now."""
         if self._again is None:
-            self._again = asyncio.get_running_loop().create_task(self._ask_later())
+            self._again = asyncio.get_running_loop().create_task(self._follow_later())
 
-    async def _ask_later(self) -> None:
+    async def _follow_later(self) -> None:
         await self._rules.sleep(self._rules.wait(1))
         self._again = None
-        self._ask_all_again()
+        self._follow_all()
 
     # -- listening --------------------------------------------------------------------------
 
@@ -821,7 +873,8 @@ class Client:
                 self._ready(link)
             case Error() if message.request_id == _AUTH:
                 error = _refusal(message)
-                link.drop(Lost(reason=str(error), advice="never", cause=error))
+                advice: Advice = "resume" if message.retryable else "never"
+                link.drop(Lost(reason=str(error), advice=advice, cause=error))
             case Pong() | Heartbeat():
                 pass
             case Gap() | Snapshot():
@@ -832,7 +885,17 @@ class Client:
                 self._logged(message)
 
     def _answered(self, message: Error | RunInfo) -> None:
-        request = self._pending.pop(message.request_id, None)
+        number = message.request_id if isinstance(message.request_id, int) else 0
+        request = self._pending.get(number)
+        leaving = request is not None and request.kind == "leave"
+        if isinstance(message, Error) and (
+            message.code == "rate_limited" or (leaving and message.retryable)
+        ):
+            self._slow_down(message, number)
+            return
+        self._pending.pop(number, None)
+        if leaving:
+            return
         if isinstance(message, RunInfo):
             if request is not None:
                 self._accepted(request, message)
@@ -840,8 +903,15 @@ class Client:
             self._refused(request, _refusal(message))
         else:
             self._report(_refusal(message))
-            if message.retryable:
-                self._ask_soon()
+
+    def _slow_down(self, refused: Error, number: int) -> None:
+        """A message came too fast and was not carried out: have it wait, and what comes after."""
+        error = _refusal(refused)
+        retry_after = _RETRY_S if error.retry_after is None else error.retry_after
+        if self._pace.slow_down(retry_after, self._now()):
+            self._report(error)
+        if number in self._pending:
+            self._send_in_turn(number)
 
     def _accepted(self, request: _Request, info: RunInfo) -> None:
         if info.run_id is not None:
@@ -915,7 +985,7 @@ class Client:
             self._lost(feed, run)
         elif error.retryable:
             feed.following = False
-            self._ask_soon()
+            self._follow_soon()
         else:
             self._abandon(feed, error)
 
@@ -1006,9 +1076,9 @@ class Client:
         elif feed.handles:
             if not feed.following or feed.wanted not in (None, *(run.run_id for run in feed.runs)):
                 self._follow(feed)
-        elif not self._is_wanted(feed):
-            if feed.following and feed.wanted is None and self._link is not None:
-                self._link.put(dumps({"type": "detach", "thread_id": feed.thread_id}))
+        elif not self._is_wanted(feed.thread_id):
+            if feed.following and feed.wanted is None:
+                self._leave(feed.thread_id)
             if self._feeds.get(feed.thread_id) is feed:
                 del self._feeds[feed.thread_id]
             for run_id in [
@@ -1016,10 +1086,10 @@ class Client:
             ]:
                 del self._threads[run_id]
 
-    def _is_wanted(self, feed: _Feed) -> bool:
+    def _is_wanted(self, thread_id: str) -> bool:
         """Whether a run is about to start on the thread."""
         return any(
-            request.kind != "call" and request.message.get("thread_id") == feed.thread_id
+            request.kind not in ("call", "leave") and request.message.get("thread_id") == thread_id
             for request in self._pending.values()
         )
 
@@ -1111,7 +1181,13 @@ def _new_id(run_id: str | None) -> str:
 
 
 def _refusal(error: Error) -> RequestRefused:
-    return RequestRefused(error.code, error.message, field=error.field, retryable=error.retryable)
+    return RequestRefused(
+        error.code,
+        error.message,
+        field=error.field,
+        retryable=error.retryable,
+        retry_after=None if error.retry_after_ms is None else error.retry_after_ms / 1000,
+    )
 
 
 def _stale(thread_id: str, feed: _Feed, after: Position) -> Gap:

@@ -49,16 +49,24 @@ class RequestRefused(ClientError):
         message: The same for people.
         field: The field that is wrong, where one is.
         retryable: Whether the same message may be accepted later.
+        retry_after: In how many seconds, where the server knows.
     """
 
     def __init__(
-        self, code: str, message: str, *, field: str | None = None, retryable: bool = False
+        self,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.field = field
         self.retryable = retryable
+        self.retry_after = retry_after
 
 
 class RunFailedError(ClientError):

@@ -266,6 +266,7 @@ class Error(Message):
     retryable: bool = False
     error_id: str | None = None
     field: str | None = None
+    retry_after_ms: int | None = None
 
 
 class End(Message):

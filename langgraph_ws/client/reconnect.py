@@ -16,7 +16,7 @@ from typing import Literal
 from langgraph_ws.client.messages import Bye
 from langgraph_ws.errors import ConfigurationError
 
-__all__ = ["Backoff", "Lost", "Reconnect", "Silence", "closed", "refused"]
+__all__ = ["Advice", "Backoff", "Lost", "Reconnect", "Silence", "closed", "refused"]
 
 Advice = Literal["resume", "reauth", "never"]
 _MAX_EXPONENT = 1000
