@@ -33,8 +33,8 @@ class Screen:
     def on_error(self, error):
         print(f"! {error}")
 
-    def on_end(self, end):
-        print(f"· the run is {end.status}")
+    def on_end(self, status, message):
+        print(f"· the run is {status}")
 
 
 async def main(url="ws://127.0.0.1:8765/ws", text="Hello"):

@@ -33,7 +33,9 @@ from pydantic import BaseModel
 import langgraph_ws
 from langgraph_ws import Identity, Limits, MemoryThreadLog, Position, Retention, attach_websocket
 from langgraph_ws.client import (
+    Callbacks,
     ConnectionFailedError,
+    ConnectionLostError,
     ConnectionState,
     Custom,
     End,
@@ -738,22 +740,7 @@ class Seen:
         return [value for kind, value in self.calls if kind == name]
 
 
-EVERY = (
-    "on_text",
-    "on_reasoning",
-    "on_sources",
-    "on_workflow_step",
-    "on_message",
-    "on_tool_call",
-    "on_tool_result",
-    "on_interrupt",
-    "on_custom",
-    "on_final",
-    "on_error",
-    "on_end",
-    "on_gap",
-    "on_snapshot",
-)
+EVERY = tuple(Callbacks.__annotations__)
 
 
 @asynccontextmanager
@@ -838,18 +825,19 @@ async def test_the_messages_of_langchain_reach_the_graph() -> None:
             await client.new_chat(input={"when": datetime.now(UTC)})
 
 
-async def test_callbacks_of_a_run_take_the_place_of_the_clients() -> None:
-    client_saw, run_saw = Seen(), Seen()
-    async with serving(chat("Hello")) as port, connect(url(port), **client_saw.all()) as client:
-        thread = await client.attach("t")
-        run = await client.new_chat("Hi", thread_id="t", **run_saw.all("on_final"))
+async def test_callbacks_of_a_run_a_thread_and_the_client_are_each_called_once() -> None:
+    client_saw, thread_saw, run_saw = Seen(), Seen(), Seen()
+    async with (
+        serving(chat("Hello")) as port,
+        connect(url(port), **client_saw.all("on_final", "on_end")) as client,
+    ):
+        thread = await client.attach("t", **thread_saw.all("on_final"))
+        run = await thread.new_chat("Hi", **run_saw.all("on_final"))
         await run.result()
-        assert [message async for message in run][-1].type == "end"
-        await until(lambda: thread.status == "completed")
-    assert len(run_saw.of("on_final")) == 1
-    # the thread tells the client's callback, and nothing is told to it twice
-    assert len(client_saw.of("on_final")) == 1
-    assert len(client_saw.of("on_end")) == 1
+        await until(lambda: thread.status == "completed" and client_saw.of("on_end"))
+    for saw in (client_saw, thread_saw, run_saw):
+        assert [final.text for final in saw.of("on_final")] == ["Hello"]
+    assert client_saw.of("on_end") == ["completed"]
 
 
 async def test_callbacks_may_wait_and_ask_the_client_for_more() -> None:
@@ -864,7 +852,7 @@ async def test_callbacks_may_wait_and_ask_the_client_for_more() -> None:
     async with serving(asking()) as port, connect(url(port)) as client:
         other = client
         run = await client.new_chat(
-            "Hi", on_interrupt=on_interrupt, on_end=lambda end: order.append(end.status)
+            "Hi", on_interrupt=on_interrupt, on_end=lambda status, end: order.append(status)
         )
         await run.result()
         await until(lambda: len(order) == 3)
@@ -885,16 +873,20 @@ async def test_a_callback_that_raises_is_reported_and_nothing_ends(
             await until(lambda: errors)
             run = await client.new_chat("Hi", on_final=fail, on_error=fail)
             await run.result()
+            await until(lambda: len(errors) == 3)  # of the run's on_final, and of the client's
         async with connect(url(port), on_final=fail) as client:
             await (await client.new_chat("Hi")).result()
-    assert [str(error) for error in errors] == ["no"]
+    assert [str(error) for error in errors] == ["no"] * 3
     assert "on_error raised" in caplog.text
     assert "ValueError: no" in caplog.text
 
 
 async def test_everything_that_the_demo_says_reaches_its_callback() -> None:
     told = Seen()
-    async with serving(demo_graph(delay=0)) as port, connect(url(port), **told.all()) as client:
+    async with (
+        serving(demo_graph(delay=0), expose_state=True) as port,
+        connect(url(port), **told.all()) as client,
+    ):
         question = await client.new_chat("What is a superstep?")
         assert (await question.result()).sources == question.sources
         run = await client.new_chat("approve")
@@ -907,8 +899,64 @@ async def test_everything_that_the_demo_says_reaches_its_callback() -> None:
     assert [call.args for call in told.of("on_tool_call") if call.status == "finished"]
     assert told.of("on_tool_result")[-1].status == "success"
     assert told.of("on_sources")[-1] == question.sources
-    assert told.of("on_interrupt")
+    assert told.of("on_interrupt")[0].id == told.of("on_interrupt_answered")[0].ids[0]
+    assert told.of("on_run")[0].run_id == question.run_id
+    assert len(told.of("on_run")) == len(told.of("on_end")) == 3
+    assert told.of("on_graph_state")[-1].values
+    assert told.of("on_checkpoint")[-1].checkpoint_id
     assert told.of("on_error") == []
+
+
+async def test_a_rollback_and_another_attempt_reach_their_callbacks() -> None:
+    async def script(server: Scripted, ws: web.WebSocketResponse) -> None:
+        asked = await server.next(ws)
+        await ws.send_json(info(asked))
+        attempt = {"attempt": 2, "rerun_task_ids": ["x"], "rollback_to": 0}
+        await ws.send_json(wire("attempt", 1, asked["run_id"], **attempt))
+        rolled_back = {"type": "rolled_back", "run_id": asked["run_id"], "seq": 2}
+        await ws.send_json(rolled_back | {"data": {"run_id": asked["run_id"]}})
+        await ws.send_json(wire("end", 3, asked["run_id"], status="cancelled"))
+        await never_answer(server, ws)
+
+    told = Seen()
+    async with scripted(script) as server, connect(server.url, **told.all()) as client:
+        run = await client.new_chat("Hi")
+        assert (await run.result()).status == "cancelled"
+        await until(lambda: told.of("on_end"))
+    assert [attempt.rerun_task_ids for attempt in told.of("on_attempt")] == [("x",)]
+    assert [it.superseded for it in told.of("on_rolled_back")] == [run.run_id]
+
+
+async def test_a_thread_is_talked_to() -> None:
+    async with serving(asking()) as port, connect(url(port)) as client:
+        thread = await client.attach("t")
+        run = await thread.new_chat("Hi")
+        assert (await run.result()).status == "interrupted"
+        await until(lambda: thread.interrupts)
+        answered = await thread.answer("yes", run_id="r-2")
+        assert (answered.run_id, answered.thread_id) == ("r-2", "t")
+        assert (await answered.result()).text == "got yes"
+        again = await thread.resume_chat("And?")
+        assert (again.thread_id, (await again.result()).status) == ("t", "interrupted")
+        await thread.cancel()  # nothing is active
+    graph, _ = held()
+    async with serving(graph) as port, connect(url(port)) as client:
+        thread = await client.attach("t")
+        run = await thread.new_chat("Hi")
+        await until(lambda: run.text)
+        await thread.cancel()
+        assert (await run.result()).status == "cancelled"
+
+
+async def test_a_run_that_answers_has_the_callbacks_of_the_one_that_asked() -> None:
+    told, other = Seen(), Seen()
+    async with serving(asking()) as port, connect(url(port)) as client:
+        run = await client.new_chat("Hi", **told.all("on_end", "on_final"))
+        await run.result()
+        await (await run.answer("yes", **other.all("on_final"))).result()
+        await until(lambda: len(told.of("on_end")) == 2)
+    assert told.of("on_final") == []
+    assert [final.text for final in other.of("on_final")] == ["got yes"]
 
 
 async def test_custom_events_reach_their_callback() -> None:
@@ -918,12 +966,14 @@ async def test_custom_events_reach_their_callback() -> None:
 
     seen_ = Seen()
     async with serving(line(("node", node))) as port, connect(url(port)) as client:
-        both: list[Any] = []
+        all_three: list[Any] = []
         run = await client.new_chat(
-            "Hi", on_custom=lambda name, data: both.append((name, data)), **seen_.all("on_end")
+            "Hi", on_custom=lambda *told: all_three.append(told), **seen_.all("on_end")
         )
         await run.result()
-    assert both == [("progress", {"type": "progress", "percent": 40})]
+    [(name, data, message)] = all_three
+    assert (name, data) == ("progress", {"type": "progress", "percent": 40})
+    assert (message.name, message.run_id) == (name, run.run_id)
     assert len(seen_.of("on_end")) == 1
 
 
@@ -1212,7 +1262,7 @@ async def test_a_program_that_takes_its_time_misses_nothing(how: str) -> None:
             if isinstance(message, Custom):
                 await take(message.data)
 
-    called = {"on_custom": lambda name, data: take(data)} if how == "called" else {}
+    called = {"on_custom": lambda name, data, _: take(data)} if how == "called" else {}
     states: list[ConnectionState] = []
     async with (
         serving(chatty(15_000), log=MemoryThreadLog(LARGE)) as port,
@@ -1360,8 +1410,10 @@ async def test_a_server_that_died_knows_nothing_of_the_run() -> None:
             assert (await run.result()).text == "Hello"
             await until(lambda: thread.text == "Hello")
             assert [message.text for message in thread.messages] == ["Hi", "Hello"]
-            lost = [end.status for end in told.of("on_end")]
-            assert lost.count("lost") == 2
+            assert told.of("on_end").count("lost") == 2
+            kinds = [type(error) for error in told.of("on_error")]
+            assert kinds.count(RunFailedError) == 2
+            assert set(kinds) == {RunFailedError, ConnectionLostError}
 
 
 class Switch:
@@ -1691,9 +1743,12 @@ async def test_it_gives_up_in_the_end_and_says_so_to_all_who_wait() -> None:
         assert isinstance(results[0].__reduce__(), tuple)
         with pytest.raises(ConnectionFailedError):
             await client.attach("t")
-    assert errors == [results[0]]
-    assert isinstance(errors[0], ConnectionFailedError)
-    assert isinstance(errors[0].cause, aiohttp.WSServerHandshakeError)
+    assert [type(error) for error in errors[:-1]] == [ConnectionLostError] * 3
+    codes = [(error.code, error.http_status) for error in errors]  # type: ignore[attr-defined]
+    assert codes == [(1000, None), (None, 500), (None, 500), (None, 500)]
+    assert errors[-1] is results[0]
+    assert isinstance(results[0], ConnectionFailedError)
+    assert isinstance(results[0].cause, aiohttp.WSServerHandshakeError)
     assert [round(seconds, 2) for seconds in fast.slept] == [1.0, 1.5, 2.25]
     assert states[-1].status == "closed"
     assert "500" in states[-1].reason
@@ -1841,7 +1896,10 @@ async def test_a_token_that_cannot_be_made_is_tried_again() -> None:
         ):
             pass
     assert len(fast.slept) == 2
-    assert len(errors) == 4
+    kinds = [type(error) for error in errors]
+    assert kinds == [ConnectionLostError, ConnectionLostError, ConnectionFailedError]
+    assert isinstance(errors[0].cause, KeyError)  # type: ignore[attr-defined]
+    assert "secret store" in str(errors[0])
 
 
 async def test_a_silent_server_is_pinged_and_left() -> None:
@@ -2031,7 +2089,8 @@ async def test_a_thread_that_may_not_be_followed_again_fails_who_follows_it() ->
             await run.result()
         with pytest.raises(RequestRefused, match="forbidden"):
             await collect(thread)
-    assert [str(error) for error in errors] == ["forbidden: no"] * 2
+    told = [error for error in errors if not isinstance(error, ConnectionLostError)]
+    assert [str(error) for error in told] == ["forbidden: no"]
     assert fast.slept == [1.0, 1.0]
 
 

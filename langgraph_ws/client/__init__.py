@@ -15,6 +15,7 @@ from langgraph_ws.client.connection import (
 from langgraph_ws.client.errors import (
     ClientError,
     ConnectionFailedError,
+    ConnectionLostError,
     ProtocolError,
     RequestRefused,
     RunFailedError,
@@ -66,6 +67,7 @@ __all__ = [
     "Client",
     "ClientError",
     "ConnectionFailedError",
+    "ConnectionLostError",
     "ConnectionState",
     "Custom",
     "End",

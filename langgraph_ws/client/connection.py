@@ -32,6 +32,7 @@ import aiohttp
 import langgraph_ws.client.requests as requests
 from langgraph_ws.client.errors import (
     ConnectionFailedError,
+    ConnectionLostError,
     ProtocolError,
     RequestRefused,
 )
@@ -130,7 +131,7 @@ def connect(
             connection is given up.
         on_state: Called when the connection changes; a function or a coroutine function.
         callbacks: Called for whatever is followed, see `Callbacks`; a run or a thread may have
-            others in their place.
+            more of its own.
 
     Raises:
         ConfigurationError: An argument is not what it may be.
@@ -354,7 +355,7 @@ class Client:
             multitask_strategy: What to do when the thread has an active run: `enqueue`, `reject`,
                 `interrupt` or `rollback`; None: the server's default.
             options: Other options, for servers that allow them.
-            callbacks: In place of those of the client.
+            callbacks: Called for this run, see `Callbacks`.
 
         Raises:
             InvalidRequest: A field is wrong; nothing was sent.
@@ -460,7 +461,7 @@ class Client:
             thread_id: The thread; with a run id it may be left out.
             run_id: The run.
             after: The position to go on after, as `position` gave it; None: all that is held.
-            callbacks: In place of those of the client.
+            callbacks: Called for what is followed here, see `Callbacks`.
 
         Raises:
             InvalidRequest: A field is wrong; nothing was sent.
@@ -474,8 +475,12 @@ class Client:
         assert thread_id is not None
         return await self._attach(thread_id, after, callbacks)
 
-    async def cancel(self, run_id: str) -> None:
+    async def cancel(self, run_id: str | None = None, *, thread_id: str | None = None) -> None:
         """Stop a run; its `end` comes when it has stopped. Nothing happens if it has ended.
+
+        Args:
+            run_id: The run.
+            thread_id: The thread whose active run is to stop, where no run is named.
 
         Raises:
             InvalidRequest: It is no id; nothing was sent.
@@ -483,7 +488,7 @@ class Client:
             ConnectionFailedError: There is no connection.
         """
         try:
-            await self._ask(requests.cancel(run_id=run_id), "call")
+            await self._ask(requests.cancel(run_id=run_id, thread_id=thread_id), "call")
         except RequestRefused as error:
             if error.code != "not_found":
                 raise
@@ -571,6 +576,12 @@ class Client:
             delay = self._backoff.next(lost)
             if delay is None:
                 break
+            if not lost.announced:
+                self._report(
+                    ConnectionLostError(
+                        lost.reason, code=lost.code, http_status=lost.status, cause=lost.cause
+                    )
+                )
             self._change(
                 ConnectionState(
                     status="reconnecting",
@@ -580,7 +591,9 @@ class Client:
                 )
             )
             await self._rules.sleep(delay)
-        failure = ConnectionFailedError(lost.reason, lost.cause)
+        failure = ConnectionFailedError(
+            lost.reason, code=lost.code, http_status=lost.status, cause=lost.cause
+        )
         self._report(failure)
         self._fail(failure)
 
@@ -590,8 +603,7 @@ class Client:
         try:
             token = await self._fresh_token()
         except Exception as error:
-            self._report(error)
-            return Lost(reason=f"there is no token: {error}", cause=error)
+            return Lost(reason=f"there is no token: {error!r}", cause=error)
         try:
             async with asyncio.timeout(_OPEN_S):
                 ws = await session.ws_connect(
@@ -707,7 +719,7 @@ class Client:
     def _change(self, state: ConnectionState) -> None:
         self._state = state
         if self._on_state is not None:
-            self._calls.add(self._on_state, (state,), failed=self._report)
+            self._calls.add([self._on_state], (state,), failed=self._report)
 
     def _fail(self, failure: ConnectionFailedError) -> None:
         """There is no connection, and there will be none."""
@@ -1001,9 +1013,9 @@ class Client:
         """The thread may not be followed."""
         for answer in feed.attaching.values():
             _set_exception(answer, error)
+        if told := [handle for handle in feed.handles if handle not in feed.attaching]:
+            self._report(error, *told)
         for handle in feed.handles:
-            if not (isinstance(handle, Thread) and handle in feed.attaching):
-                self._report(error, handle)
             handle.finish(error)
         feed.attaching.clear()
         feed.handles.clear()
@@ -1042,23 +1054,28 @@ class Client:
 
     def _give(self, feed: _Feed, message: Message, handles: Sequence[Handle]) -> None:
         """Tell a message to those to whom it is news; the client's own callbacks once."""
-        told: set[str] = set()
+        owners: list[Mapping[str, Callable[..., object]]] = [self._callbacks]
         for handle in tuple(handles):
+            told = handle.view.error
             if handle not in feed.deaf and handle.view.take(message):
                 handle.hear(message)
-                self._call(handle, message, told)
+                self._call(handle, message, [handle.callbacks, *owners])
+                owners.clear()
+            error = handle.view.error
+            if isinstance(handle, Run) and isinstance(message, End) and error and not told:
+                self._report(error, handle)
 
-    def _call(self, handle: Handle, message: Message, told: set[str]) -> None:
+    def _call(
+        self,
+        handle: Handle,
+        message: Message,
+        owners: Sequence[Mapping[str, Callable[..., object]]],
+    ) -> None:
         name = call_for(message)
-        if name is None:
-            return
-        callback = handle.callbacks.get(name)
-        if callback is None and name not in told:
-            callback = self._callbacks.get(name)
-            told.add(name)
-        if callback is not None:
+        callbacks = [one for owner in owners if (one := owner.get(name or "")) is not None]
+        if callbacks:
             self._calls.add(
-                callback,
+                callbacks,
                 arguments(handle.view, message),
                 key=(handle, name, message.message_id) if isinstance(message, Text) else None,
                 failed=None if name == "on_error" else lambda error: self._report(error, handle),
@@ -1155,12 +1172,14 @@ class Client:
 
     # -- telling ----------------------------------------------------------------------------
 
-    def _report(self, error: Exception, handle: Handle | None = None) -> None:
+    def _report(self, error: Exception, *handles: Handle) -> None:
         """Tell of an error that no call of the program can raise."""
-        callback = handle.callbacks.get("on_error") if handle is not None else None
-        callback = callback or self._callbacks.get("on_error")
-        if callback is not None:
-            self._calls.add(callback, (error,))
+        owners = [*(handle.callbacks for handle in handles), self._callbacks]
+        callbacks = [owner["on_error"] for owner in owners if "on_error" in owner]
+        if callbacks:
+            self._calls.add(callbacks, (error,))
+        elif isinstance(error, ConnectionLostError):
+            logger.warning("%s; trying again", error)
         else:
             logger.error("%s: %s", type(error).__name__, error, exc_info=error)
 

@@ -4,6 +4,7 @@
 
     LangGraphWSError
     └── ClientError
+        ├── ConnectionLostError     there is no connection; the client tries again
         ├── ConnectionFailedError   there is no connection, and there will be none
         ├── RequestRefused          the server refused a message
         ├── RunFailedError          a run failed, was drained, or was lost
@@ -17,6 +18,7 @@ from langgraph_ws.errors import LangGraphWSError
 __all__ = [
     "ClientError",
     "ConnectionFailedError",
+    "ConnectionLostError",
     "ProtocolError",
     "RequestRefused",
     "RunFailedError",
@@ -27,17 +29,53 @@ class ClientError(LangGraphWSError):
     """The base of the errors of the client."""
 
 
+class ConnectionLostError(ClientError):
+    """A connection was lost, or could not be made; the client tries again.
+
+    Args:
+        reason: Why.
+        code: The close code, 1006 where there was none; None where the connection was never open.
+        http_status: The status of an HTTP refusal.
+        cause: The error behind it, where there is one.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: int | None = None,
+        http_status: int | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        self.http_status = http_status
+        self.cause = cause
+
+
 class ConnectionFailedError(ClientError):
     """There is no connection, and there will be none.
 
     Args:
         reason: Why the client gave up, or that it was closed.
+        code: As in `ConnectionLostError`.
+        http_status: As in `ConnectionLostError`.
         cause: The last error, where there is one.
     """
 
-    def __init__(self, reason: str, cause: BaseException | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: int | None = None,
+        http_status: int | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.code = code
+        self.http_status = http_status
         self.cause = cause
 
 
@@ -77,12 +115,20 @@ class RunFailedError(ClientError):
         message: The same for people.
         error_id: What the failure is called in the server's log.
         retryable: Whether `resume_chat` may go on with the thread.
+        run_id: The run.
     """
 
     def __init__(
-        self, code: str, message: str, *, error_id: str | None = None, retryable: bool = False
+        self,
+        code: str,
+        message: str,
+        *,
+        error_id: str | None = None,
+        retryable: bool = False,
+        run_id: str | None = None,
     ) -> None:
         super().__init__(f"{code}: {message}")
+        self.run_id = run_id
         self.code = code
         self.message = message
         self.error_id = error_id

@@ -12,23 +12,30 @@ from typing import Any, Protocol, TypedDict, Unpack
 
 from langgraph_ws.client.errors import ConnectionFailedError
 from langgraph_ws.client.messages import (
+    Attempt,
     ChatMessage,
+    Checkpoint,
     Custom,
     End,
     Error,
     Final,
     Gap,
     Interrupt,
+    InterruptAnswered,
     Message,
     Reasoning,
+    RolledBack,
+    RunInfo,
     Snapshot,
     Source,
     Sources,
+    State,
     Text,
     ToolCall,
     ToolResult,
     WorkflowStep,
 )
+from langgraph_ws.client.requests import NOTHING, Messages
 from langgraph_ws.client.view import Result, View
 from langgraph_ws.errors import ConfigurationError
 from langgraph_ws.log import Position
@@ -46,36 +53,69 @@ _HIGH_WATER = 1_000
 class Callbacks(TypedDict, total=False):
     """What may be called, each a function or a coroutine function; in the order of the messages.
 
-    Texts are all of the text so far. `on_error` gets what goes wrong outside of a call of the
-    client: a run that failed, a callback that raised, a message that cannot be understood, the
-    end of the connection. `on_custom` gets the name and the data.
+    Those of a run or a thread are called for it alone, those of the client for whatever it follows,
+    each once for a message. The first argument is what the name says (texts are all of the text so
+    far); the message follows where that is more. `on_error` gets what goes wrong outside of a call
+    of the client: `ConnectionLostError` (it tries again), `ConnectionFailedError` (it does not),
+    `ProtocolError` (a message cannot be understood), `RunFailedError`, `RequestRefused` (what
+    nobody waits for), or what a callback raised.
     """
 
+    on_run: Callable[[RunInfo], object]
     on_text: Callable[[str, Text], object]
     on_reasoning: Callable[[str, Reasoning], object]
-    on_sources: Callable[[tuple[Source, ...], Sources], object]
-    on_workflow_step: Callable[[str, WorkflowStep], object]
     on_message: Callable[[ChatMessage], object]
     on_tool_call: Callable[[ToolCall], object]
     on_tool_result: Callable[[ToolResult], object]
+    on_sources: Callable[[tuple[Source, ...], Sources], object]
+    on_workflow_step: Callable[[str, WorkflowStep], object]
     on_interrupt: Callable[[Interrupt], object]
-    on_custom: Callable[[str, Any], object]
+    on_interrupt_answered: Callable[[InterruptAnswered], object]
+    on_graph_state: Callable[[State], object]
+    on_checkpoint: Callable[[Checkpoint], object]
+    on_custom: Callable[[str, Any, Custom], object]
+    on_rolled_back: Callable[[RolledBack], object]
+    on_attempt: Callable[[Attempt], object]
     on_final: Callable[[Final], object]
-    on_error: Callable[[Exception], object]
-    on_end: Callable[[End], object]
+    on_end: Callable[[str, End], object]
     on_gap: Callable[[Gap], object]
     on_snapshot: Callable[[Snapshot], object]
+    on_error: Callable[[Exception], object]
 
 
-_PLAIN: Mapping[type[Message], str] = {
+class Answering(Callbacks, total=False):
+    """What may stand beside an answer: arguments of `Client.resume_chat`."""
+
+    checkpoint_id: str | None
+    update: object
+    goto: str | Sequence[str] | None
+    run_id: str | None
+    assistant_id: str | None
+    multitask_strategy: str | None
+    options: Mapping[str, Any] | None
+
+
+_NAMES: Mapping[type[Message], str] = {
+    RunInfo: "on_run",
+    Text: "on_text",
+    Reasoning: "on_reasoning",
     ChatMessage: "on_message",
     ToolCall: "on_tool_call",
     ToolResult: "on_tool_result",
+    Sources: "on_sources",
+    WorkflowStep: "on_workflow_step",
     Interrupt: "on_interrupt",
+    InterruptAnswered: "on_interrupt_answered",
+    State: "on_graph_state",
+    Checkpoint: "on_checkpoint",
+    Custom: "on_custom",
+    RolledBack: "on_rolled_back",
+    Attempt: "on_attempt",
     Final: "on_final",
     End: "on_end",
     Gap: "on_gap",
     Snapshot: "on_snapshot",
+    Error: "on_error",
 }
 
 
@@ -100,20 +140,7 @@ def check_callbacks(callbacks: Mapping[str, object]) -> dict[str, Callable[..., 
 
 def call_for(message: Message) -> str | None:
     """The callback that a message is for."""
-    match message:
-        case Reasoning():
-            return "on_reasoning"
-        case Text():
-            return "on_text"
-        case Sources():
-            return "on_sources"
-        case WorkflowStep():
-            return "on_workflow_step"
-        case Custom():
-            return "on_custom"
-        case Error():
-            return "on_error"
-    return _PLAIN.get(type(message))
+    return _NAMES.get(type(message))
 
 
 def arguments(view: View, message: Message) -> tuple[object, ...]:
@@ -128,7 +155,9 @@ def arguments(view: View, message: Message) -> tuple[object, ...]:
         case WorkflowStep():
             return message.step, message
         case Custom():
-            return message.name, message.data
+            return message.name, message.data, message
+        case End():
+            return message.status, message
         case Error():
             return (view.error,)
     return (message,)
@@ -138,7 +167,7 @@ def arguments(view: View, message: Message) -> tuple[object, ...]:
 class _Call:
     """`key`: what makes an older call needless; `failed`: who is told when it raises."""
 
-    callback: Callable[..., object]
+    callbacks: Sequence[Callable[..., object]]
     arguments: tuple[object, ...]
     key: object
     failed: Callable[[Exception], None] | None
@@ -164,16 +193,16 @@ class Calls:
 
     def add(
         self,
-        callback: Callable[..., object],
+        callbacks: Sequence[Callable[..., object]],
         arguments: tuple[object, ...],
         *,
         key: object = None,
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
-        """Have it called; it takes the place of the one that waits last under the same key."""
+        """Have them called, in place of those that wait last if they wait under the same key."""
         if key is not None and self._queue and self._queue[-1].key == key:
             self._queue.pop()
-        self._queue.append(_Call(callback, arguments, key, failed))
+        self._queue.append(_Call(callbacks, arguments, key, failed))
         self._wake.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -199,26 +228,32 @@ class Calls:
                 await self._wake.wait()
 
     async def _call(self, call: _Call) -> None:
-        try:
-            outcome = call.callback(*call.arguments)
-            if inspect.isawaitable(outcome):
-                await outcome
-        except Exception as error:
-            if call.failed is not None:
-                call.failed(error)
-            else:
-                logger.exception("on_error raised")
+        for callback in call.callbacks:
+            try:
+                outcome = callback(*call.arguments)
+                if inspect.isawaitable(outcome):
+                    await outcome
+            except Exception as error:
+                if call.failed is not None:
+                    call.failed(error)
+                else:
+                    logger.exception("on_error raised")
 
 
 class Asking(Protocol):
     """The client, as far as what it follows asks it for something."""
 
     @property
+    def new_chat(self) -> Callable[..., Awaitable[Run]]:
+        """Starts a run."""
+        ...
+
+    @property
     def resume_chat(self) -> Callable[..., Awaitable[Run]]:
         """Starts a run that goes on with a thread."""
         ...
 
-    async def cancel(self, run_id: str) -> None:
+    async def cancel(self, run_id: str | None = None, *, thread_id: str | None = None) -> None:
         """Stop a run."""
         ...
 
@@ -387,33 +422,24 @@ class Run(Handle):
             raise self._failure
         return self._view.result()
 
-    async def answer(
-        self,
-        value: object,
-        *,
-        update: object = None,
-        goto: str | Sequence[str] | None = None,
-        **callbacks: Unpack[Callbacks],
-    ) -> Run:
+    async def answer(self, value: object, **more: Unpack[Answering]) -> Run:
         """Answer what the run waits for.
 
         Args:
             value: The answer to the one interrupt, or `{interrupt id: answer}`.
-            update: A change to the state, where the server allows it.
-            goto: Where to go on, where the server allows it.
-            callbacks: As in `connect`; those of this run unless given.
+            more: Other arguments of `Client.resume_chat`; callbacks are those of this run unless
+                given.
 
         Returns:
             The run that goes on with the thread.
 
         Raises:
+            InvalidRequest: A field is wrong; nothing was sent.
             RequestRefused: The server refused it.
             ConnectionFailedError: There is no connection.
         """
-        inherited: Any = self._callbacks | callbacks
-        return await self._client.resume_chat(
-            self.thread_id, resume=value, update=update, goto=goto, **inherited
-        )
+        inherited: Any = self._callbacks | more
+        return await self._client.resume_chat(self.thread_id, resume=value, **inherited)
 
     async def cancel(self) -> None:
         """Stop the run; its `end` comes when it has stopped. Nothing happens if it has ended.
@@ -441,6 +467,86 @@ class Thread(Handle):
 
     def __repr__(self) -> str:
         return f"<Thread {self.thread_id} {self.status}>"
+
+    async def new_chat(
+        self,
+        messages: Messages | None = None,
+        *,
+        input: object = NOTHING,  # noqa: A002  # the protocol's word
+        run_id: str | None = None,
+        assistant_id: str | None = None,
+        multitask_strategy: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        **callbacks: Unpack[Callbacks],
+    ) -> Run:
+        """Start a run on the thread; arguments and errors are those of `Client.new_chat`."""
+        return await self._client.new_chat(
+            messages,
+            input=input,
+            thread_id=self.thread_id,
+            run_id=run_id,
+            assistant_id=assistant_id,
+            multitask_strategy=multitask_strategy,
+            options=options,
+            **callbacks,
+        )
+
+    async def resume_chat(
+        self,
+        messages: Messages | None = None,
+        *,
+        input: object = NOTHING,  # noqa: A002  # the protocol's word
+        resume: object = NOTHING,
+        checkpoint_id: str | None = None,
+        update: object = None,
+        goto: str | Sequence[str] | None = None,
+        run_id: str | None = None,
+        assistant_id: str | None = None,
+        multitask_strategy: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        **callbacks: Unpack[Callbacks],
+    ) -> Run:
+        """Go on with the thread; arguments and errors are those of `Client.resume_chat`."""
+        return await self._client.resume_chat(
+            self.thread_id,
+            messages,
+            input=input,
+            resume=resume,
+            checkpoint_id=checkpoint_id,
+            update=update,
+            goto=goto,
+            run_id=run_id,
+            assistant_id=assistant_id,
+            multitask_strategy=multitask_strategy,
+            options=options,
+            **callbacks,
+        )
+
+    async def answer(self, value: object, **more: Unpack[Answering]) -> Run:
+        """Answer what the thread waits for.
+
+        Args:
+            value: The answer to the one interrupt, or `{interrupt id: answer}`.
+            more: Other arguments of `Client.resume_chat`.
+
+        Returns:
+            The run that goes on with the thread.
+
+        Raises:
+            InvalidRequest: A field is wrong; nothing was sent.
+            RequestRefused: The server refused it.
+            ConnectionFailedError: There is no connection.
+        """
+        return await self._client.resume_chat(self.thread_id, resume=value, **more)
+
+    async def cancel(self) -> None:
+        """Stop the active run; its `end` comes when it has stopped. Nothing happens without one.
+
+        Raises:
+            RequestRefused: The server refused it.
+            ConnectionFailedError: There is no connection.
+        """
+        await self._client.cancel(thread_id=self.thread_id)
 
     async def detach(self) -> None:
         """Follow it no longer; its runs go on, and iteration ends."""

@@ -23,6 +23,7 @@ _MAX_EXPONENT = 1000
 _SLOW_DOWN_S = 1.0
 _NEVER = (4400, 4403, 4406)
 _REAUTH = (4401, 4440)
+_RESTART = 1012
 _PASSING = (408, 425, 429)
 """HTTP refusals of the 400s that may pass by themselves."""
 
@@ -77,6 +78,8 @@ class Lost:
         after: Seconds that the server asked to wait, in place of a first delay.
         at_least: Seconds that it asked to wait at the least.
         code: The close code; None where the connection was never open.
+        status: The status of an HTTP refusal.
+        announced: Whether the server had said that it would go.
         cause: The error.
     """
 
@@ -85,6 +88,8 @@ class Lost:
     after: float | None = None
     at_least: float = 0.0
     code: int | None = None
+    status: int | None = None
+    announced: bool = False
     cause: BaseException | None = None
 
 
@@ -100,6 +105,7 @@ def refused(status: int, headers: Mapping[str, str], cause: BaseException) -> Lo
         reason=f"the server refused the connection with HTTP {status}{hint}",
         advice=advice,
         at_least=_retry_after(headers) if status in (429, 503) else 0.0,
+        status=status,
         cause=cause,
     )
 
@@ -123,6 +129,7 @@ def closed(code: int | None, reason: str, bye: Bye | None) -> Lost:
         after=after,
         at_least=_SLOW_DOWN_S if code == 4429 else 0.0,
         code=code or 1006,
+        announced=bye is not None or code == _RESTART,
     )
 
 

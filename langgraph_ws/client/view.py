@@ -210,10 +210,6 @@ class View:
         """
         if self.error is not None:
             raise self.error
-        if self.status in ("failed", "drained", "lost"):
-            raise RunFailedError(
-                self.status, _WORDS[self.status], retryable=self.status == "drained"
-            )
         final = self.final or Final(type="final", text=self.text, sources=self.sources)
         return Result(
             status=self.status,
@@ -310,9 +306,12 @@ class View:
                     message.message,
                     error_id=message.error_id,
                     retryable=message.retryable,
+                    run_id=message.run_id,
                 )
             case End():
                 self.status = message.status
+                if message.status in _WORDS and self.error is None:
+                    self.error = _ended_badly(message)
                 if message.status != "lost":  # then what it had begun to say is all there is
                     self._close(message.run_id)
 
@@ -429,6 +428,13 @@ def _opened(message: OpenMessage, run_id: str | None) -> _Open:
         block.index: _Block(block.kind, [block.text], len(block.text)) for block in message.blocks
     }
     return _Open(message.message_id, run_id, message.task_id, message.role, blocks)
+
+
+def _ended_badly(end: End) -> RunFailedError:
+    """What to say where the run has not said why."""
+    return RunFailedError(
+        end.status, _WORDS[end.status], retryable=end.status == "drained", run_id=end.run_id
+    )
 
 
 _WORDS = {
