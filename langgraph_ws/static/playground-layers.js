@@ -34,6 +34,7 @@ const BACK = 14;
 const BEND = "\n";
 const LONGEST_NAME = 22;
 const SWEEPS = 6;
+const BEND_WEIGHT = 4;
 
 /** @typedef {{path: string, x: number, y: number, width: number, height: number}} Frame */
 /**
@@ -65,10 +66,12 @@ export function layout(graph, across, innerAcross, path = "") {
   const spots = items.map((node) => spotOf(node, layerOf.get(node.id) ?? 0, inner.get(node.id)));
   const routes = routed(edges, back, spots);
   const rows = ordered(spots, routes);
+  aligned(rows, routes, across);
   const size = placed(rows, across, path === "" ? MARGIN : INNER_MARGIN, path === "" ? 0 : TITLE);
   for (const route of routes) if (route.back) route.side = outermost(route, rows, across);
   return assembled({ ...size, spots, routes, frames: [], across }, inner);
 }
+
 /**
  * The node that an id names in a graph, or the path of the subgraph that it lies in.
  *
@@ -233,7 +236,7 @@ function routed(edges, back, spots) {
     const bends = [];
     for (let layer = from.layer + 1; !back.has(edge) && layer < to.layer; layer++) {
       const id = `${BEND}${number} ${layer}`;
-      bends.push({ id, node: null, layer, along: 0, width: 8, height: 8, x: 0, y: 0 });
+      bends.push({ id, node: null, layer, along: 0, width: 4, height: 4, x: 0, y: 0 });
     }
     spots.push(...bends);
     return { edge, back: back.has(edge), spots: [from, ...bends, to] };
@@ -293,6 +296,76 @@ function middle(spots) {
 }
 
 /**
+ * Move the spots of each layer to where their neighbours are, in turns from both ends, as far as
+ * their order and their size let them: edges become straight.
+ *
+ * @param {Spot[][]} rows
+ * @param {Route[]} routes
+ * @param {boolean} across
+ */
+function aligned(rows, routes, across) {
+  const { above, below } = neighbours(routes);
+  for (const row of rows) settle(row, new Map(), across);
+  for (let sweep = 0; sweep < SWEEPS; sweep++) {
+    const near = sweep % 2 === 0 ? above : below;
+    for (const row of sweep % 2 === 0 ? rows : rows.toReversed()) {
+      settle(row, new Map(row.map((spot) => [spot, middle(near.get(spot))])), across);
+    }
+  }
+}
+
+/**
+ * Put the spots of a layer as near as can be to where they are wanted: those that would overlap
+ * move together to the middle of what they want.
+ *
+ * @param {Spot[]} row
+ * @param {Map<Spot, number | null>} wanted where nothing is said of it, a spot stays
+ * @param {boolean} across
+ */
+function settle(row, wanted, across) {
+  /** @type {{sum: number, weight: number, spots: [Spot, number][]}[]} */
+  const groups = [];
+  let offset = 0;
+  for (const spot of row) {
+    offset += breadth(spot, across) / 2;
+    // Long edges are what the eye follows: their bends give way least.
+    const weight = spot.id.startsWith(BEND) ? BEND_WEIGHT : 1;
+    const at = (wanted.get(spot) ?? spot.along) - offset;
+    let group = {
+      sum: at * weight,
+      weight,
+      spots: /** @type {[Spot, number][]} */ ([[spot, offset]]),
+    };
+    for (let last = groups.at(-1); last && mean(last) >= mean(group); last = groups.at(-1)) {
+      groups.pop();
+      group = {
+        sum: last.sum + group.sum,
+        weight: last.weight + group.weight,
+        spots: [...last.spots, ...group.spots],
+      };
+    }
+    groups.push(group);
+    offset += breadth(spot, across) / 2 + SIDE_GAP;
+  }
+  for (const group of groups) {
+    for (const [spot, beside] of group.spots) spot.along = mean(group) + beside;
+  }
+}
+
+/** @param {{sum: number, weight: number}} group */
+function mean({ sum, weight }) {
+  return sum / weight;
+}
+
+/**
+ * @param {Spot} spot
+ * @param {boolean} across
+ */
+function breadth({ width, height }, across) {
+  return across ? height : width;
+}
+
+/**
  * Give every spot its place.
  *
  * @param {Spot[][]} rows
@@ -301,24 +374,25 @@ function middle(spots) {
  * @param {number} title how high the name above everything is
  */
 function placed(rows, across, margin, title) {
-  const breadth = (/** @type {Spot} */ spot) => (across ? spot.height : spot.width) + SIDE_GAP;
-  const breadths = rows.map((row) => row.reduce((sum, spot) => sum + breadth(spot), -SIDE_GAP));
-  const widest = Math.max(...breadths);
+  const edges = rows.flat().flatMap((spot) => {
+    const half = breadth(spot, across) / 2;
+    return [spot.along - half, spot.along + half];
+  });
+  const first = Math.min(...edges);
   let depth = margin + (across ? 0 : title);
-  rows.forEach((row, index) => {
-    const thick = Math.max(...row.map((spot) => (across ? spot.width : spot.height)));
-    let at = margin + (across ? title : 0) + (widest - breadths[index]) / 2;
+  const shift = margin + (across ? title : 0) - first;
+  for (const row of rows) {
+    const thick = Math.max(...row.map((spot) => breadth(spot, !across)));
     for (const spot of row) {
-      const side = at + (breadth(spot) - SIDE_GAP) / 2;
+      const side = spot.along + shift;
       // An edge passes a layer straight, lest it cross what lies beside it.
       if (spot.id.startsWith(BEND)) spot[across ? "width" : "height"] = thick;
       [spot.x, spot.y] = across ? [depth + thick / 2, side] : [side, depth + thick / 2];
-      at += breadth(spot);
     }
     depth += thick + LAYER_GAP;
-  });
+  }
   const deep = depth - LAYER_GAP + margin;
-  const wide = widest + 2 * margin + (across ? title : 0);
+  const wide = Math.max(...edges) + shift + margin;
   return across ? { width: deep, height: wide } : { width: wide, height: deep };
 }
 
