@@ -63,7 +63,7 @@ from langgraph_ws.protocols.chat_requests import decode
 from langgraph_ws.testing import Reply, ScriptedModel
 from tests.chat_story import EPOCH, FIRST_RUN, TRIMMED, decoded, entries, follow, snapshot, story
 from tests.graphs import asking, chat, fan, line
-from tests.proxy import CuttingProxy
+from tests.proxy import CuttingProxy, Switch
 
 HELLO = {"role": "user", "content": "Hello"}
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -1414,70 +1414,6 @@ async def test_a_server_that_died_knows_nothing_of_the_run() -> None:
             kinds = [type(error) for error in told.of("on_error")]
             assert kinds.count(RunFailedError) == 2
             assert set(kinds) == {RunFailedError, ConnectionLostError}
-
-
-class Switch:
-    """A proxy whose target can be changed; all connections break then."""
-
-    def __init__(self, target: int) -> None:
-        self.port = 0
-        self._target = target
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._open = True
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Switch]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            self._break()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def to(self, target: int) -> None:
-        self._target = target
-        self._break()
-
-    def cut(self) -> None:
-        """Break all connections, and let none through."""
-        self._open = False
-        self._break()
-
-    def mend(self) -> None:
-        self._open = True
-
-    def _break(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        if not self._open:
-            writer.transport.abort()
-            return
-        upstream, downstream = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {writer, downstream}
-        pumps = [_pump(reader, downstream), _pump(upstream, writer)]
-        await asyncio.gather(*pumps, return_exceptions=True)
-        for side in (writer, downstream):
-            side.transport.abort()
-            self._writers.discard(side)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(4096):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.transport.abort()
 
 
 @pytest.mark.parametrize("with_thread", [False, True])

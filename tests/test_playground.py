@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import runpy
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from yarl import URL
 from langgraph_ws import Identity, Limits, attach_websocket
 from langgraph_ws.demo import demo_graph
 from langgraph_ws.testing import Reply, ScriptedModel, call
+from tests.proxy import Switch
 from tests.serving import running, serving
 
 try:
@@ -444,12 +446,156 @@ async def test_a_message_is_edited_and_sent_again(browser: Browser) -> None:
         await expect(page.locator(".message").last).to_contain_text("You can type")
         assert await page.locator(".user").all_inner_texts() == ["both", "help"]
         await expect(page.locator("#questions")).to_be_hidden()
-        # The first message has nothing before it: another one in its place is another conversation.
-        await page.get_by_role("button", name="Edit").first.click()
-        await page.get_by_label("Edit the message").fill("approve")
-        await page.get_by_role("button", name="Send again").click()
-        await expect(page.locator(".user")).to_have_text(["approve"])
-        assert await page.locator("#thread-list a").all_inner_texts() == ["approve", "both"]
+
+
+@needs_browser
+async def test_the_first_message_is_edited_too(browser: Browser) -> None:
+    async with playing(browser, demo_graph(delay=0)) as (page, _):
+        await connected(page)
+        for text in ("both", "help"):
+            await say(page, text)
+            await expect(page.locator(".user").last).to_have_text(text)
+            await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+        for text in ("approve", "What is a superstep?"):
+            await page.get_by_role("button", name="Edit").first.click()
+            await expect(page.locator(".edit-form")).to_contain_text("from here on is replaced")
+            await page.get_by_label("Edit the message").fill(text)
+            await page.get_by_role("button", name="Send again").click()
+            await expect(page.locator(".user")).to_have_text([text])
+        await expect(page.locator(".message").last).to_contain_text("one tick")
+        await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+        await say(page, "approve")
+        # The graph remembers nothing of what was replaced.
+        await expect(page.locator(".message").last).to_contain_text("you have asked 2 times")
+        await expect(page.locator("#questions")).to_be_visible()
+        await page.reload()
+        await expect(page.locator("#questions")).to_be_visible()
+        await expect(page.locator(".user")).to_have_text(["What is a superstep?", "approve"])
+        await expect(page.locator("#thread-list a")).to_have_text(["both"])
+
+
+@needs_browser
+async def test_where_editing_begins_another_conversation_the_page_says_so(
+    browser: Browser,
+) -> None:
+    forgetful = StateGraph(MessagesState)
+    forgetful.add_node("echo", lambda state: {"messages": [AIMessage("I heard you.")]})
+    forgetful.add_edge(START, "echo")
+    async with playing(browser, forgetful.compile()) as (page, _):
+        await connected(page)
+        await say(page, "one")
+        await expect(page.locator(".message")).to_have_text(re.compile("I heard you"))
+        await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+        await page.locator(".user").hover()
+        await page.get_by_role("button", name="Edit").click()
+        await expect(page.locator(".edit-form")).to_contain_text("begins a new conversation")
+        await page.get_by_label("Edit the message").fill("two")
+        await page.get_by_role("button", name="Send in a new conversation").click()
+        await expect(page.locator(".user")).to_have_text(["two"])
+        await expect(page.locator("#thread-list a")).to_have_text(["two", "one"])
+
+
+def gated_graph(gate: asyncio.Event, saver: InMemorySaver) -> Any:
+    """Says something, and goes on when the gate is open."""
+    model = ScriptedModel([Reply(text="The first half")])
+
+    async def begin(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    async def end(state: MessagesState) -> dict[str, Any]:
+        await gate.wait()
+        return {"messages": [AIMessage("and the second half.")]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_sequence([("begin", begin), ("end", end)])
+    graph.add_edge(START, "begin")
+    return graph.compile(checkpointer=saver)
+
+
+@asynccontextmanager
+async def restarted(
+    browser: Browser, before: Any, after: Any
+) -> AsyncIterator[tuple[Page, Callable[[], Awaitable[None]]]]:
+    """A page, and what puts another server in the place of the one that it has come from."""
+    async with (
+        serving(before, playground=True, drain_timeout=0.1) as one,
+        serving(after, playground=True) as two,
+        Switch(one.port).serving() as switch,
+        context_of(browser, switch.port) as context,
+    ):
+        page = await context.new_page()
+        await page.goto(f"http://127.0.0.1:{switch.port}/ws")
+        await connected(page)
+
+        async def restart() -> None:
+            await switch.to(two.port)
+            await expect(page.locator("#connection")).not_to_have_attribute("data-status", "open")
+            await page.get_by_role("button", name="Try now").click()
+            await connected(page)
+
+        yield page, restart
+
+
+@needs_browser
+async def test_a_server_that_restarts_and_forgets_leaves_the_conversation_on_the_page(
+    browser: Browser,
+) -> None:
+    gate, opened = asyncio.Event(), asyncio.Event()
+    opened.set()
+    graphs = [gated_graph(one, InMemorySaver()) for one in (gate, opened)]
+    async with restarted(browser, *graphs) as (page, restart):
+        await say(page, "go")
+        await expect(page.locator('[data-node="end"]')).to_have_attribute("data-state", "started")
+        await restart()
+        loss = page.locator(".loss")
+        await expect(loss).to_contain_text("The server was restarted in the middle of this run")
+        await expect(loss).to_contain_text("no longer knows what was said here")
+        await expect(page.locator(".user")).to_have_text(["go"])
+        await expect(page.locator(".message")).to_contain_text(["The first half"])
+        await expect(page.locator("#announcer")).to_contain_text("Run lost")
+        await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+        await expect(page.locator(".pulse, .writing")).to_have_count(0)
+        await expect(page.locator("#welcome")).to_be_hidden()
+        await expect(page.get_by_role("button", name="Edit")).to_be_hidden()
+
+        await loss.get_by_role("button", name="Send it again").click()
+        await expect(page.locator(".message").last).to_contain_text("and the second half.")
+        await expect(page.locator(".user")).to_have_text(["go", "go"])
+        await expect(page.locator(".message")).to_have_count(3)
+        await expect(loss.get_by_role("button", name="Send it again")).to_be_hidden()
+        await page.reload()
+        await expect(page.locator(".user")).to_have_text(["go"])
+        await expect(page.locator(".message")).to_have_count(2)
+
+
+@needs_browser
+async def test_a_run_that_was_lost_goes_on_where_the_server_remembers(browser: Browser) -> None:
+    gate, opened, saver = asyncio.Event(), asyncio.Event(), InMemorySaver()
+    opened.set()
+    graphs = [gated_graph(one, saver) for one in (gate, opened)]
+    async with restarted(browser, *graphs) as (page, restart):
+        await say(page, "go")
+        await expect(page.locator('[data-node="end"]')).to_have_attribute("data-state", "started")
+        await restart()
+        loss = page.locator(".loss")
+        await expect(loss).to_contain_text("The server was restarted in the middle of this run")
+        await expect(loss).not_to_contain_text("no longer knows")
+        await expect(page.locator(".message")).to_contain_text(["The first half"])
+        await loss.get_by_role("button", name="Continue").click()
+        await expect(page.locator(".message")).to_contain_text(
+            ["The first half", "and the second half."]
+        )
+        await expect(page.locator(".user")).to_have_text(["go"])
+
+
+@needs_browser
+async def test_an_old_conversation_of_which_nothing_is_left_says_so(browser: Browser) -> None:
+    async with playing(browser, demo_graph(delay=0)) as (page, url):
+        await page.goto(f"{url}#thread=gone")
+        await expect(page.locator("#welcome")).to_contain_text("Nothing is left")
+        await say(page, "both")
+        await expect(page.locator(".message")).to_have_count(2)
+        await expect(page.locator("#welcome")).to_be_hidden()
 
 
 @needs_browser
@@ -726,7 +872,9 @@ async def test_several_questions_are_answered_together(browser: Browser) -> None
         await expect(page.get_by_role("alert")).to_contain_text("expected JSON")
         await colour.get_by_label("Answer", exact=True).fill('{"hue": "blue"}')
         mail = page.get_by_role("group").filter(has_text="send_mail")
-        await mail.get_by_label("Reject").check()
+        await expect(mail.get_by_label("Reason to reject send_mail")).to_be_hidden()
+        await mail.get_by_role("radio", name="Reject").check()
+        await mail.get_by_label("Reason to reject send_mail").fill("not now")
         await page.get_by_role("button", name="Answer all 2").click()
         said = page.locator(".message")
         await expect(said.filter(has_text="Colour blue")).to_have_count(1)
@@ -752,6 +900,59 @@ EVIL_MARKDOWN = f"""# {EVIL}
 
 > {EVIL}
 """
+
+
+MARKDOWN = """\
+***both*** **strong with *em* in it** 2 * 3 * 4 snake_case_word https://good.example/a_(b).
+
+1. first
+   - nested
+     1. deep
+2. second
+
+   ```sh
+   pip install
+   ```
+
+- [x] done
+- [ ] to do
+
+| left | middle | right |
+|:-----|:------:|------:|
+| a    | b      | c     |
+"""
+
+
+def saying_graph(text: str) -> Any:
+    async def say(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await ScriptedModel([Reply(text=text)]).ainvoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("say", say)
+    graph.add_edge(START, "say")
+    return graph.compile(checkpointer=InMemorySaver())
+
+
+@needs_browser
+async def test_what_models_write_looks_as_they_mean_it(browser: Browser) -> None:
+    async with playing(browser, saying_graph(MARKDOWN)) as (page, _):
+        await connected(page)
+        await say(page, "go")
+        await expect(page.locator(".run-state").last).to_contain_text("ms")
+        said = page.locator(".message .prose")
+        await expect(said.locator("> p strong > em")).to_have_text(["both", "em"])
+        await expect(said.locator("> p")).to_contain_text("2 * 3 * 4 snake_case_word")
+        await expect(said.locator("> p a")).to_have_attribute("href", "https://good.example/a_(b)")
+        await expect(said.locator("> ol > li > ul > li > ol > li")).to_have_text("deep")
+        await expect(said.locator("> ol > li")).to_have_count(2)
+        assert await said.locator("> ol > li pre").text_content() == "pip install"
+        assert [await box.is_checked() for box in await said.get_by_role("checkbox").all()] == [
+            True,
+            False,
+        ]
+        sides = "cells => cells.map((cell) => getComputedStyle(cell).textAlign)"
+        found = await said.locator("td").evaluate_all(sides)
+        assert found == ["left", "center", "right"]
 
 
 class EvilSearch(BaseRetriever):

@@ -17,27 +17,19 @@ import {
   setText,
 } from "./playground-dom.js";
 import { showMarkdown } from "./playground-markdown.js";
+import { editPoint, isActive } from "./playground-turns.js";
 
-/** @import { BlockView, MessageView, RunView, Source, ThreadView, ToolCallView } from "./client.js" */
+/** @import { BlockView, MessageView, RunView, Source, StepView, ThreadView, ToolCallView } from "./client.js" */
+/** @import { Loss, Turn } from "./playground-turns.js" */
 
-/**
- * What belongs to one run, or what was said before any run that is known.
- *
- * @typedef {{key: string, run: RunView | null, messages: readonly MessageView[], last: boolean}} Turn
- */
-
-const ACTIVE = new Set(["running", "cancelling", "queued"]);
+const LOST_RUN = "The server was restarted in the middle of this run, which is lost.";
+const LOST_THREAD = "The server no longer knows what was said here.";
+const ANEW = "You can go on, but the graph begins anew: it remembers nothing of what is above.";
+const ELSEWHERE =
+  "The graph keeps no checkpoint before this message: it begins a new conversation.";
+const REPLACED = "What was said from here on is replaced.";
 const NO_OUTPUT = "It is done. The server does not show what came out (expose_output).";
 const IMAGES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp"]);
-
-/**
- * Whether a run has yet to end.
- *
- * @param {string} status
- */
-export function isActive(status) {
-  return ACTIVE.has(status);
-}
 
 /** The conversation in the page. */
 export class Conversation {
@@ -47,6 +39,7 @@ export class Conversation {
    * @param {object} hooks
    * @param {(message: MessageView, text: string) => Promise<boolean>} hooks.onEdit
    * @param {() => void} hooks.onContinue
+   * @param {(text: string) => void} hooks.onAskAgain
    * @param {(runId: string) => unknown} hooks.inputOf what this page gave to a run; undefined: not known
    * @param {(runId: string) => ReadonlyMap<string, unknown>} hooks.customOf
    */
@@ -55,11 +48,11 @@ export class Conversation {
   }
 
   /**
+   * @param {readonly (Turn | Loss)[]} turns
    * @param {ThreadView | null} view null: nothing was said yet
    * @param {string | null} pending what is on its way to the server
    */
-  show(view, pending) {
-    const turns = view === null ? [] : turnsOf(view);
+  show(turns, view, pending) {
     const waiting = (view?.queued ?? []).map((run) => run.runId);
     keyed(
       this.#parent,
@@ -70,10 +63,11 @@ export class Conversation {
     );
   }
 
-  /** @param {Turn | string | string[]} item */
+  /** @param {Turn | Loss | string | string[]} item */
   #make(item) {
     if (typeof item === "string") return h("div", { class: "user pending" });
     if (Array.isArray(item)) return h("p", { class: "run-state" });
+    if (!("run" in item)) return this.#loss(item);
     return h(
       "article",
       { class: "turn" },
@@ -89,13 +83,32 @@ export class Conversation {
 
   /**
    * @param {HTMLElement} element
-   * @param {Turn | string | string[]} item
+   * @param {Turn | Loss | string | string[]} item
    * @param {ThreadView | null} view
    */
   #update(element, item, view) {
     if (typeof item === "string") setText(element, item);
     else if (Array.isArray(item)) setText(element, `Waiting for its turn: ${item.length}`);
-    else this.#updateTurn(element, item, /** @type {ThreadView} */ (view));
+    else if ("run" in item) this.#updateTurn(element, item, /** @type {ThreadView} */ (view));
+    else /** @type {HTMLElement} */ (element.lastElementChild).hidden = !item.last;
+  }
+
+  /**
+   * Says that the server has lost something, and how the user can go on.
+   *
+   * @param {Loss} loss
+   */
+  #loss({ running, asked, known }) {
+    const button = (/** @type {string} */ label, /** @type {() => void} */ onclick) =>
+      h("button", { type: "button", class: "quiet", onclick }, label);
+    const again = asked && button("Send it again", () => this.hooks.onAskAgain(asked));
+    return h(
+      "div",
+      { class: "loss" },
+      h("p", {}, h("strong", {}, running ? LOST_RUN : LOST_THREAD)),
+      !known && h("p", {}, running ? `${LOST_THREAD} ${ANEW}` : ANEW),
+      h("div", {}, known ? button("Continue", this.hooks.onContinue) : again),
+    );
   }
 
   /**
@@ -128,7 +141,7 @@ export class Conversation {
     showEvents(events, this.hooks.customOf(run.runId));
     showSources(found, run.sources);
     showResult(result, run);
-    this.#showOutcome(outcome, run, turn.last);
+    if (!turn.gone || run.status !== "lost") this.#showOutcome(outcome, run, turn.last);
   }
 
   /**
@@ -140,7 +153,11 @@ export class Conversation {
     const input = this.hooks.inputOf(run.runId);
     if (input === undefined || parent.children.length > 0) return;
     if (messages.some(({ role }) => role === "user")) return;
-    parent.append(h("pre", { class: "user input", tabindex: "0" }, asText(input)));
+    parent.append(
+      typeof input === "string"
+        ? h("div", { class: "user" }, input)
+        : h("pre", { class: "user input", tabindex: "0" }, asText(input)),
+    );
   }
 
   // -- the user's messages, and editing them
@@ -170,7 +187,8 @@ export class Conversation {
     if (element.classList.contains("editing")) return;
     setText(/** @type {Element} */ (element.querySelector(".user")), message.text);
     const edit = /** @type {HTMLButtonElement} */ (element.querySelector(".edit"));
-    edit.hidden = !isEditable(message, view) || isActive(view.status);
+    const editable = editPoint(message, view) !== null || message === view.messages[0];
+    edit.hidden = !editable || isActive(view.status);
   }
 
   /**
@@ -182,9 +200,12 @@ export class Conversation {
     const field = h("textarea", { rows: "2", "aria-label": "Edit the message" });
     field.value = message.text;
     const cancel = h("button", { type: "button", class: "quiet" }, "Cancel");
-    const send = h("button", { type: "submit", class: "primary" }, "Send again");
+    const elsewhere = editPoint(message, view) === null;
+    const label = elsewhere ? "Send in a new conversation" : "Send again";
+    const send = h("button", { type: "submit", class: "primary" }, label);
     const buttons = h("div", { class: "buttons" }, cancel, send);
-    const form = h("form", { class: "edit-form" }, field, buttons);
+    const hint = h("p", { class: "hint" }, elsewhere ? ELSEWHERE : REPLACED);
+    const form = h("form", { class: "edit-form" }, field, hint, buttons);
     const close = () => {
       form.remove();
       row.classList.remove("editing");
@@ -219,6 +240,16 @@ export class Conversation {
    * @param {boolean} last
    */
   #showOutcome(parent, run, last) {
+    this.#writeOutcome(parent, run, last);
+    showNodes(parent, run);
+  }
+
+  /**
+   * @param {Element} parent
+   * @param {RunView} run
+   * @param {boolean} last
+   */
+  #writeOutcome(parent, run, last) {
     const key = JSON.stringify([run.status, run.error, run.final?.execution_time_ms, last]);
     if (parent.getAttribute("data-shown") === key) return;
     parent.setAttribute("data-shown", key);
@@ -243,39 +274,6 @@ export class Conversation {
  */
 export function isSendKey(event) {
   return event.key === "Enter" && !event.shiftKey && !event.isComposing;
-}
-
-/**
- * @param {ThreadView} view
- * @returns {Turn[]}
- */
-function turnsOf(view) {
-  const shown = view.branch;
-  const known = new Set(view.runs.map(({ runId }) => runId));
-  const past = shown.filter(({ runId }) => runId === null || !known.has(runId));
-  /** @type {Turn[]} */
-  const turns = past.length > 0 ? [{ key: "past", run: null, messages: past, last: false }] : [];
-  for (const run of view.runs) {
-    const messages = shown.filter(({ runId }) => runId === run.runId);
-    // A run none of whose messages is on this branch was left behind by a fork.
-    const left = messages.length === 0 && run.messages.length > 0;
-    if (run.status === "queued" || left) continue;
-    turns.push({ key: run.runId, run, messages, last: run === view.run });
-  }
-  return turns;
-}
-
-/**
- * Whether there is a checkpoint before a message to go on from. The first message of all has none,
- * and begins another conversation.
- *
- * @param {MessageView} message
- * @param {ThreadView} view
- */
-function isEditable(message, view) {
-  const run = view.runs.find(({ runId }) => runId === message.runId);
-  if (run === undefined) return false;
-  return run.checkpointId !== null || view.messages[0] === message;
 }
 
 // --- the graph's messages ---------------------------------------------------------------------------
@@ -512,13 +510,30 @@ function showResult(parent, run) {
 
 /** @param {string} status */
 function working(status) {
-  const text = { queued: "Waiting for its turn", cancelling: "Stopping" }[status] ?? "Working";
+  const text = status === "cancelling" ? "Stopping" : "Working";
   return h(
     "p",
     { class: "run-state active" },
     h("span", { class: "pulse", "aria-hidden": "true" }),
     text,
+    h("span", { class: "nodes" }),
   );
+}
+
+/**
+ * Which nodes are at work; a subgraph is, too, but its nodes tell more.
+ *
+ * @param {Element} parent
+ * @param {RunView} run
+ */
+function showNodes(parent, { steps }) {
+  const nodes = parent.querySelector(".nodes");
+  if (nodes === null) return;
+  const open = steps.filter(({ status }) => status === "started");
+  const holds = (/** @type {StepView} */ { step, taskId }) =>
+    open.some(({ namespace }) => namespace.includes(`${step}:${taskId}`));
+  const names = new Set(open.filter((step) => !holds(step)).map(({ step }) => step));
+  setText(nodes, names.size > 0 ? ` · ${asLine([...names].join(", "), 80)}` : "");
 }
 
 /** @param {RunView} run */

@@ -15,6 +15,7 @@ const RULE = /^ {0,3}([-*_])(?:\s*\1){2,}\s*$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const QUOTE = /^ {0,3}>\s?/;
 const TABLE_RULE = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
+const TASK = /^\[([ xX])\]\s+/;
 const DEEPEST = 12;
 
 /**
@@ -153,6 +154,8 @@ function made(text, depth) {
 function list(lines, at, depth) {
   const first = /** @type {RegExpExecArray} */ (ITEM.exec(lines[at]));
   const indent = first[1].length;
+  /** Where the words of the newest item begin. */
+  let inset = 0;
   const ordered = /\d/.test(first[2]);
   /** @type {string[][]} */
   const items = [];
@@ -161,9 +164,11 @@ function list(lines, at, depth) {
     const item = ITEM.exec(lines[end]);
     const ours = item !== null && item[1].length <= indent + 1;
     if (ours && (/\d/.test(item[2]) !== ordered || item[1].length < indent)) break;
-    if (ours) items.push([item[3]]);
-    else if (goesOn(lines, end, indent))
-      items[items.length - 1].push(outdented(lines[end], indent));
+    if (ours) {
+      items.push([item[3]]);
+      inset = item[0].length - item[3].length;
+    } else if (goesOn(lines, end, indent))
+      items[items.length - 1].push(outdented(lines[end], inset));
     else break;
   }
   while (lines[end - 1]?.trim() === "") end--;
@@ -197,10 +202,10 @@ function indentOf(line) {
 
 /**
  * @param {string} line
- * @param {number} indent
+ * @param {number} inset
  */
-function outdented(line, indent) {
-  return line.slice(Math.min(indentOf(line), indent + (/^\s*\d/.test(line) ? 3 : 2)));
+function outdented(line, inset) {
+  return line.slice(Math.min(indentOf(line), inset));
 }
 
 /**
@@ -210,17 +215,38 @@ function outdented(line, indent) {
  * @param {number} depth
  */
 function listOf(items, ordered, start, depth) {
-  const children = items.map((lines) => {
-    const blocks = parse(lines.join("\n"), depth + 1);
-    // An item without an empty line in it needs no paragraph around its words.
-    if (blocks[0]?.kind === "paragraph" && lines.every((line) => line.trim() !== "")) {
-      const rest = blocks.slice(1).map((block) => block.make());
-      return h("li", {}, ...blocks[0].make().childNodes, ...rest);
-    }
-    return h("li", {}, ...blocks.map((block) => block.make()));
-  });
+  const children = items.map((lines) => itemOf(lines, depth));
   const numbered = ordered && start !== 1 ? { start } : {};
   return ordered ? h("ol", numbered, ...children) : h("ul", {}, ...children);
+}
+
+/**
+ * @param {string[]} lines
+ * @param {number} depth
+ */
+function itemOf([first, ...more], depth) {
+  const task = TASK.exec(first);
+  const lines = [first.slice(task?.[0].length ?? 0), ...more];
+  while (lines.length > 1 && lines.at(-1)?.trim() === "") lines.pop();
+  const blocks = parse(lines.join("\n"), depth + 1);
+  const item = h("li", {});
+  if (task) {
+    const checked = task[1] !== " ";
+    item.className = "task";
+    item.append(
+      h("input", {
+        type: "checkbox",
+        disabled: true,
+        checked,
+        "aria-label": checked ? "done" : "to do",
+      }),
+    );
+  }
+  // An item without an empty line in it needs no paragraph around its words.
+  const tight = blocks[0]?.kind === "paragraph" && lines.every((line) => line.trim() !== "");
+  if (tight) item.append(.../** @type {Block} */ (blocks.shift()).make().childNodes);
+  item.append(...blocks.map((block) => block.make()));
+  return item;
 }
 
 /**
@@ -242,8 +268,15 @@ function table(lines, at) {
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|")) end++;
   const head = cells(lines[at]);
+  const sides = cells(lines[at + 1]).map(sideOf);
   const rows = lines.slice(at + 2, end).map(cells);
-  return ["table", end, () => tableOf(head, rows)];
+  return ["table", end, () => tableOf(head, rows, sides)];
+}
+
+/** @param {string} rule the cell of a column in the line below the head */
+function sideOf(rule) {
+  if (!rule.endsWith(":")) return null;
+  return rule.startsWith(":") ? "center" : "right";
 }
 
 /** @param {string} line */
@@ -258,12 +291,15 @@ function cells(line) {
 /**
  * @param {string[]} head
  * @param {string[][]} rows
+ * @param {(string | null)[]} sides the side that each column leans to; null: the left
  */
-function tableOf(head, rows) {
-  const headings = head.map((cell) => h("th", { scope: "col" }, ...inline(cell)));
-  const body = rows.map((row) =>
-    h("tr", {}, ...head.map((_, column) => h("td", {}, ...inline(row[column] ?? "")))),
+function tableOf(head, rows, sides) {
+  const headings = head.map((cell, column) =>
+    h("th", { scope: "col", class: sides[column] }, ...inline(cell)),
   );
+  const cell = (/** @type {string[]} */ row, /** @type {number} */ column) =>
+    h("td", { class: sides[column] }, ...inline(row[column] ?? ""));
+  const body = rows.map((row) => h("tr", {}, ...head.map((_, column) => cell(row, column))));
   return h(
     "div",
     { class: "table", tabindex: "0" },
@@ -315,14 +351,22 @@ const INLINE = [
     /(`{1,4})(?!`)((?:(?!\1)[^]){1,2000})\1(?!`)/y,
     ([, , text]) => h("code", {}, text.trim() || text),
   ],
-  [/!?\[([^[\]\n]{0,1000})\]\(\s*<?([^\s()<>]{1,2000})>?(?:\s+"[^"\n]{0,500}")?\s*\)/y, linked],
+  [
+    /!?\[([^[\]\n]{0,1000})\]\(\s*<?((?:[^\s()<>]|\([^\s()<>]{0,500}\)){1,2000})>?(?:\s+"[^"\n]{0,500}")?\s*\)/y,
+    linked,
+  ],
   [/<((?:https?:\/\/|mailto:)[^\s<>]{1,2000})>/y, ([, url]) => link(url, url)],
-  [/\*\*(?=\S)((?:[^*\n]|\*(?!\*)){1,5000}?)\*\*/y, wrapped("strong")],
-  [/__(?=\S)((?:[^_\n]|_(?!_)){1,5000}?)__(?!\w)/y, wrapped("strong")],
-  [/\*(?=[^\s*])([^*\n]{1,5000})\*/y, wrapped("em")],
-  [/_(?=[^\s_])([^_\n]{1,5000})_(?!\w)/y, wrapped("em")],
-  [/~~(?=\S)([^~\n]{1,5000})~~/y, wrapped("s")],
-  [/https?:\/\/[^\s<>"'`]{1,2000}[^\s<>"'`.,;:!?)\]}*_]/y, ([url]) => link(url, url)],
+  [/\*\*(\*(?=[^\s*])[^*\n]{1,5000}(?<!\s)\*)\*\*/y, wrapped("strong")],
+  [/\*\*(?=\S)((?:[^*\n]|\*(?!\*)){1,5000}?)(?<!\s)\*\*/y, wrapped("strong")],
+  [/__(?=\S)((?:[^_\n]|_(?!_)){1,5000}?)(?<!\s)__(?!\w)/y, wrapped("strong")],
+  [/\*(?=[^\s*])([^*\n]{1,5000})(?<!\s)\*/y, wrapped("em")],
+  [/_(?=[^\s_])([^_\n]{1,5000})(?<!\s)_(?!\w)/y, wrapped("em")],
+  [/~~(?=\S)([^~\n]{1,5000})(?<!\s)~~/y, wrapped("s")],
+  // Punctuation at its end belongs to the sentence; brackets, where they are a pair, to the address.
+  [
+    /https?:\/\/(?:[^\s<>"'`()]|\([^\s<>"'`()]{0,500}\)){1,2000}(?<![.,;:!?\]}*_])/y,
+    ([url]) => link(url, url),
+  ],
   [/ {2,}\n|\n/y, () => h("br")],
 ];
 /** Where any of them could begin. */

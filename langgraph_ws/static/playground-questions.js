@@ -233,6 +233,8 @@ function free() {
 // What HumanInTheLoopMiddleware of LangChain 1 asks, and what it takes for an answer.
 
 const REVIEW = ["action_requests", "review_configs"];
+/** The decisions that there are; a review names those that it takes. */
+const DECISIONS = { approve: "Approve", edit: "Edit", reject: "Reject" };
 
 /** @param {any} value */
 function isReview(value) {
@@ -240,39 +242,79 @@ function isReview(value) {
 }
 
 /**
- * Approve or reject each of the actions.
+ * A decision about each of the actions.
  *
- * @param {{action_requests: any[]}} value
+ * @param {{action_requests: any[], review_configs?: any[]}} value
  * @returns {Answer}
  */
-function review({ action_requests: actions }) {
-  const decisions = actions.map((action) => {
-    const choice = radios([
-      ["approve", "Approve"],
-      ["reject", "Reject"],
-    ]);
-    const reason = h("input", {
-      type: "text",
-      placeholder: "Why not? (optional)",
-      "aria-label": "Reason",
-    });
-    const element = h(
-      "div",
-      { class: "action" },
-      h("p", {}, h("strong", {}, String(action?.name ?? "action"))),
-      action?.description && h("p", {}, String(action.description)),
-      h("pre", { class: "value", tabindex: "0" }, asText(action?.args ?? action?.arguments ?? {})),
-      choice.element,
-      reason,
-    );
-    const read = () => {
-      const type = choice.read();
-      return type === "reject" && reason.value !== "" ? { type, message: reason.value } : { type };
-    };
-    return { element, read };
-  });
+function review({ action_requests: actions, review_configs: configs }) {
+  const decisions = actions.map((action, index) =>
+    decision(action, allowed(action, configs, index)),
+  );
   return {
     element: h("div", {}, ...decisions.map(({ element }) => element)),
     read: () => ({ decisions: decisions.map(({ read }) => read()) }),
   };
+}
+
+/**
+ * @param {any} action
+ * @param {any} configs
+ * @param {number} index
+ * @returns {[string, string][]}
+ */
+function allowed(action, configs, index) {
+  const all = Array.isArray(configs) ? configs : [];
+  const config = all.find((one) => one?.action_name === action?.name) ?? all[index];
+  const named = Object.entries(DECISIONS).filter(([type]) =>
+    (config?.allowed_decisions ?? ["approve", "reject"]).includes(type),
+  );
+  return named.length > 0 ? named : Object.entries(DECISIONS);
+}
+
+/**
+ * @param {any} action
+ * @param {[string, string][]} types
+ * @returns {Answer}
+ */
+function decision(action, types) {
+  const name = String(action?.name ?? "action");
+  const given = asText(action?.args ?? action?.arguments ?? {});
+  const choice = radios(types);
+  const reason = h("input", {
+    type: "text",
+    placeholder: "Why not? (optional)",
+    "aria-label": `Reason to reject ${name}`,
+  });
+  const shown = h("pre", { class: "value", tabindex: "0" }, given);
+  const edited = h("textarea", {
+    class: "mono",
+    rows: "3",
+    spellcheck: "false",
+    "aria-label": `Arguments of ${name}`,
+  });
+  edited.value = given;
+  const update = () => {
+    const type = choice.read();
+    reason.hidden = type !== "reject";
+    edited.hidden = type !== "edit";
+    shown.hidden = type === "edit";
+  };
+  update();
+  const element = h(
+    "div",
+    { class: "action", onchange: update },
+    h("p", {}, h("strong", {}, name)),
+    action?.description && h("p", {}, String(action.description)),
+    shown,
+    edited,
+    choice.element,
+    reason,
+  );
+  const read = () => {
+    const type = choice.read();
+    if (type === "edit") return { type, edited_action: { name, args: parsed(edited, name) } };
+    return type === "reject" && reason.value !== "" ? { type, message: reason.value } : { type };
+  };
+  return { element, read };
 }

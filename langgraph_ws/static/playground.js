@@ -6,7 +6,7 @@
  */
 
 import { connect } from "./client.js";
-import { Conversation, isActive, isSendKey } from "./playground-conversation.js";
+import { Conversation, isSendKey } from "./playground-conversation.js";
 import { byId, duration, h, keyed, setText } from "./playground-dom.js";
 import { Drawing } from "./playground-drawing.js";
 import { formFor, readForm } from "./playground-forms.js";
@@ -14,6 +14,7 @@ import { Inspector } from "./playground-inspector.js";
 import { Follower, Panels } from "./playground-layout.js";
 import { Questions } from "./playground-questions.js";
 import { addressOf, ThreadList } from "./playground-threads.js";
+import { editPoint, isActive, Turns } from "./playground-turns.js";
 
 /** @import { Client, ConnectionState, MessageView, Run, StepView, Thread } from "./client.js" */
 /**
@@ -44,8 +45,8 @@ class Playground {
   #readInput = () => null;
   /** What is on its way to the server. @type {string | null} */
   #pending = null;
-  /** Whether the server knows nothing of the thread that is open. */
-  #forgotten = false;
+  /** Whether the server has said what it knows of the thread that is open. */
+  #attached = false;
   #drawing = false;
   #status = "idle";
   /** @type {Map<string, unknown>} */
@@ -59,15 +60,17 @@ class Playground {
     this.follower = new Follower();
     this.inspector = new Inspector();
     this.picture = new Drawing(byId("drawing"));
+    this.turns = new Turns();
     this.threads = new ThreadList(location.pathname, (id) => this.#removed(id));
     this.conversation = new Conversation({
       onEdit: (message, text) => this.#fork(message, text),
       onContinue: () => void this.#start("", (thread) => thread.resumeChat()),
+      onAskAgain: (text) => void this.#send(text),
       inputOf: (runId) => this.#inputs.get(runId),
       customOf: (runId) => this.#custom.get(runId) ?? new Map(),
     });
     this.questions = new Questions(
-      async (answers) => void (await this.#start("", (thread) => thread.answer(answers))),
+      (answers) => this.#answer(answers),
       (message) => this.#notice(message),
     );
     this.#listen();
@@ -165,6 +168,13 @@ class Playground {
       onChange: (_, thread) => {
         if (thread === this.#thread) this.#later();
       },
+      onGap: ({ reason }, _, thread) => {
+        const lost = reason === "epoch" || reason === "unknown";
+        if (lost && thread === this.#thread) this.turns.losing(thread.view);
+      },
+      onSnapshot: (_, __, thread) => {
+        if (thread === this.#thread) this.turns.replaced(thread.view);
+      },
       onCustom: (name, data, { run_id: runId }) => this.#told(runId, name, data),
     });
   }
@@ -195,6 +205,8 @@ class Playground {
   }
 
   #reconnect() {
+    // The button goes away; the focus must not go with it.
+    this.#firstField()?.focus();
     if (this.#client?.state.status === "reconnecting") this.#client.reconnectNow();
     else this.#again();
   }
@@ -248,21 +260,16 @@ class Playground {
       const thread = /** @type {Client} */ (this.#client).thread(id);
       this.#follow(thread);
       thread.ready.then(
-        () => this.#attached(thread),
+        () => {
+          this.#attached ||= thread === this.#thread;
+          this.#later();
+        },
         (error) => this.#failed(error),
       );
     } catch {
       // The address is no id of a thread.
       location.hash = "";
     }
-  }
-
-  /** @param {Thread} thread */
-  #attached(thread) {
-    const { view } = thread;
-    this.#forgotten =
-      view.messages.length === 0 && view.runs.length === 0 && view.status === "idle";
-    this.#later();
   }
 
   /** @param {Thread} thread */
@@ -274,15 +281,16 @@ class Playground {
   }
 
   #leave() {
+    if (this.#thread !== null) this.questions.forget();
     this.#unsubscribe();
     const { state } = this.#client ?? {};
     if (state && state.status !== "closed") this.#thread?.detach().catch(() => {});
     this.#unsubscribe = () => {};
     this.#thread = null;
     this.#pending = null;
-    this.#forgotten = false;
+    this.#attached = false;
+    this.turns.forget();
     this.#status = "idle";
-    this.questions.forget();
   }
 
   #newChat() {
@@ -357,6 +365,14 @@ class Playground {
     this.#fit();
   }
 
+  /** @param {Record<string, unknown>} answers by the ids of what is asked */
+  async #answer(answers) {
+    const given = Object.values(answers);
+    // An answer is no message of the thread: what was said is known to this page alone.
+    const said = given.length === 1 ? given[0] : given;
+    await this.#start("", (thread) => thread.answer(answers), { input: said });
+  }
+
   async #runInput() {
     const form = byId("input-form");
     const read = readForm(form, this.#readInput, (message) => this.#notice(message));
@@ -425,8 +441,7 @@ class Playground {
    * @param {string} text
    */
   async #fork(message, text) {
-    const run = this.#thread?.view.runs.find(({ runId }) => runId === message.runId);
-    const checkpointId = run?.checkpointId ?? null;
+    const checkpointId = editPoint(message, this.#thread?.view);
     if (checkpointId !== null) {
       return this.#start("", (thread) => thread.resumeChat({ messages: text, checkpointId }));
     }
@@ -471,11 +486,15 @@ class Playground {
     const view = this.#thread?.view ?? null;
     const served = this.#graphs.find(({ name }) => name === view?.run?.graph);
     if (served !== undefined) this.#use(served);
-    this.conversation.show(view, this.#pending);
-    this.questions.show(this.#thread === null ? [] : (view?.interrupts ?? []));
+    const turns = this.turns.of(view);
+    this.conversation.show(turns, view, this.#pending);
+    const asked = view?.interrupts ?? [];
+    this.questions.show(asked);
+    byId("composer-text").placeholder =
+      asked.length > 0 ? "Or write a message instead of an answer" : "Write a message";
     this.picture.light(view?.steps ?? []);
     showSteps(view?.steps ?? []);
-    this.#showWelcome(view === null || (view.messages.length === 0 && view.runs.length === 0));
+    this.#showWelcome(turns.length === 0 && !view?.queued.length);
     this.#showStatus(view?.queued.length ? "queued" : (view?.status ?? "idle"));
     this.#nameThread();
     this.follower.follow();
@@ -483,15 +502,16 @@ class Playground {
 
   /** @param {boolean} empty */
   #showWelcome(empty) {
-    const shown = empty && this.#pending === null && (this.#thread === null || this.#forgotten);
+    const forgotten = this.#attached;
+    const shown = empty && this.#pending === null && (this.#thread === null || forgotten);
     byId("welcome").hidden = !shown;
     if (!shown || this.#graph === null) return;
     const { chat, name } = this.#graph;
-    const title = this.#forgotten ? "Nothing is left of this conversation" : `Talk to ${name}`;
-    setText(byId("welcome-title"), !this.#forgotten && !chat ? `Run ${name}` : title);
+    const title = forgotten ? "Nothing is left of this conversation" : `Talk to ${name}`;
+    setText(byId("welcome-title"), !forgotten && !chat ? `Run ${name}` : title);
     const hint = chat ? "Write a message below." : "Fill in its input below.";
     const gone = "The server does not remember it. What you say now begins it anew.";
-    setText(byId("welcome-text"), this.#forgotten ? gone : hint);
+    setText(byId("welcome-text"), forgotten ? gone : hint);
   }
 
   /** @param {string} status */
@@ -515,9 +535,9 @@ class Playground {
    */
   #announce(status) {
     const run = this.#thread?.view.run;
-    const said = status === "interrupted" ? "The graph asks for an answer." : `Run ${status}.`;
+    const said = { interrupted: "The graph asks for an answer.", idle: "Run lost." }[status];
     const text = status === "completed" ? (run?.text ?? "") : "";
-    setText(byId("announcer"), `${text.slice(0, SPOKEN)} ${said}`.trim());
+    setText(byId("announcer"), `${text.slice(0, SPOKEN)} ${said ?? `Run ${status}.`}`.trim());
   }
 
   /** A conversation that another tab or the application began gets its title from its first words. */
