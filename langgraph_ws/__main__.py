@@ -26,7 +26,7 @@ from typing import Any
 from aiohttp import web
 
 from langgraph_ws.aiohttp import attach_websocket
-from langgraph_ws.demo import demo_graph
+from langgraph_ws.demo import EXAMPLES, demo_graph
 from langgraph_ws.errors import ConfigurationError
 from langgraph_ws.protocols.chat_schema import schema
 
@@ -158,7 +158,7 @@ async def _serve(graph: Any, options: argparse.Namespace) -> None:
         graph,
         options.path,
         drain_timeout=options.drain_timeout,
-        playground=True,
+        playground=EXAMPLES if options.graph is None else True,
         debug=options.debug,
     )
     # No access log: it would show query strings, and tokens may be in them.

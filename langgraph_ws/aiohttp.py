@@ -100,7 +100,7 @@ def attach_websocket(
     merge_window: float = 0.025,
     debug: bool = False,
     metrics: Metrics | None = None,
-    playground: bool = False,
+    playground: bool | Sequence[str] = False,
 ) -> Attachment:
     """Put a graph on a WebSocket route of an application.
 
@@ -150,8 +150,9 @@ def attach_websocket(
             dropped.
         close_timeout: Seconds that closing a connection may take.
         drain_timeout: Seconds that runs get to reach their next superstep when the server stops.
-        playground: Whether browsers that open the route see a page to talk to the graph with. Its
-            files lie below `{path}/playground/`; `authorize` holds for them too.
+        playground: Whether browsers that open the route see a page to talk to the graph with, or
+            the messages that it offers to begin with. Its files lie below `{path}/playground/`;
+            `authorize` holds for them too.
         merge_window: Seconds that a piece of text may wait for the next one, to go out with it as
             one message; 0: none waits. The first piece never does.
         debug: Whether the texts of errors reach clients; for development.
@@ -184,6 +185,7 @@ def attach_websocket(
         raise ConfigurationError(
             f"disconnect_grace: expected seconds, 0 or more, got {disconnect_grace!r}"
         )
+    examples = _check_playground(playground)
     attachment = Attachment(
         path,
         Runs(
@@ -216,9 +218,9 @@ def attach_websocket(
             heartbeat=heartbeat, auth=auth_timeout, stall=stall_timeout, close=close_timeout
         ),
         drain_timeout=drain_timeout,
-        playground=Playground(Graphs(graph)) if playground else None,
+        playground=None if examples is None else Playground(Graphs(graph), examples),
     )
-    if playground:
+    if examples is not None:
         app.router.add_get(f"{path.rstrip('/')}/playground/{{name}}", attachment.handle_playground)
     app.router.add_get(path, attachment.handle)
     app.cleanup_ctx.append(attachment.lifespan)
@@ -687,6 +689,21 @@ def _check_protocols(names: Collection[str]) -> dict[str, type[Session]]:
             f"protocols: expected at least one of {', '.join(PROTOCOLS)}, got {names!r}"
         )
     return {name: PROTOCOLS[name] for name in names}
+
+
+def _check_playground(playground: object) -> Sequence[str] | None:
+    """The messages that the playground offers; None: it is not served."""
+    if isinstance(playground, bool):
+        return () if playground else None
+    if (
+        isinstance(playground, str)
+        or not isinstance(playground, Sequence)
+        or not all(isinstance(text, str) for text in playground)
+    ):
+        raise ConfigurationError(
+            f"playground: expected a bool, or a list of messages, got {playground!r}"
+        )
+    return playground
 
 
 def _check_limits(limits: object) -> Limits:

@@ -39,6 +39,9 @@ a search tool and finds sources;
 - **fail**: a node raises an error; continue the thread, and it gets over it;
 - **help**: this list."""
 
+EXAMPLES = ("What is a superstep?", "approve", "both", "long", "fail", "help")
+"""What the playground offers to type."""
+
 _LINKS = "https://docs.langchain.com/oss/python/langgraph/"
 
 DOCUMENTS = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -67,10 +67,12 @@ class Playground:
 
     Args:
         graphs: The graphs that the route serves.
+        examples: Messages that it offers to begin a conversation with.
     """
 
-    def __init__(self, graphs: Graphs) -> None:
+    def __init__(self, graphs: Graphs, examples: Sequence[str] = ()) -> None:
         self._graphs = graphs
+        self._examples = list(examples)
         _assets()  # read before the event loop runs
 
     def page(self, request: web.Request, host: str) -> web.Response:
@@ -107,10 +109,10 @@ class Playground:
         return name == _DESCRIBED_PATH
 
     async def description(self, identity: Identity) -> web.Response:
-        """What the page has to know of the graphs: their drawings, and what they take."""
+        """What the page has to know: the graphs' drawings, what they take, and the examples."""
         graphs = [await self._describe(name, identity) for name in self._graphs.names]
         return web.Response(
-            body=orjson.dumps({"graphs": graphs}, default=str),
+            body=orjson.dumps({"graphs": graphs, "examples": self._examples}, default=str),
             content_type="application/json",
             headers={**_HEADERS, "Cache-Control": "no-store"},
         )

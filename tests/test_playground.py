@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 import pytest
 from aiohttp import web
 from langchain_core.documents import Document
@@ -26,7 +27,7 @@ from langgraph.types import interrupt
 from typing_extensions import TypedDict
 from yarl import URL
 
-from langgraph_ws import Identity, Limits, attach_websocket
+from langgraph_ws import ConfigurationError, Identity, Limits, attach_websocket
 from langgraph_ws.demo import demo_graph
 from langgraph_ws.testing import Reply, ScriptedModel, call
 from tests.proxy import Switch
@@ -162,6 +163,21 @@ async def test_it_says_what_the_graphs_are() -> None:
     assert {"source": "tell", "target": "tell", "conditional": True} in chat["edges"]
     assert (form["name"], form["chat"]) == ("form", False)
     assert set(form["input_schema"]["properties"]) == {"topic", "count", "loud", "tone", "extra"}
+
+
+async def test_it_offers_the_messages_that_it_was_given() -> None:
+    for given, offered in ((True, []), (["Hi!"], ["Hi!"]), ([], [])):
+        async with (
+            serving(demo_graph(), playground=given) as site,
+            site.session.get(f"{site.url}/playground/graphs") as answer,
+        ):
+            assert (await answer.json())["examples"] == offered
+
+
+@pytest.mark.parametrize("given", ["Hi!", [1], None, 1])
+def test_what_it_cannot_offer_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="playground: expected a bool, or a list"):
+        attach_websocket(web.Application(), demo_graph(), playground=given)
 
 
 async def described(graph: Any) -> dict[str, Any]:
@@ -332,7 +348,7 @@ async def playing(
 ) -> AsyncIterator[tuple[Page, str]]:
     """A page that shows the playground of a graph, and its address."""
     async with (
-        serving(graph, playground=True, **options) as site,
+        serving(graph, **{"playground": True} | options) as site,
         context_of(browser, site.port, **(context or {})) as profile,
     ):
         page = await profile.new_page()
@@ -380,9 +396,43 @@ async def test_a_conversation_with_tool_sources_and_interrupt(browser: Browser) 
         await expect(page.locator('[data-node="approve"]')).to_have_attribute(
             "data-state", "interrupted"
         )
+        await expect(page.get_by_placeholder("Or write a message")).to_be_visible()
         await asked.get_by_role("button", name="yes", exact=True).click()
         await expect(page.locator(".message").last).to_contain_text("Sent!")
         await expect(asked).to_have_count(0)
+        await expect(page.locator(".user").last).to_have_text("yes")
+
+
+@needs_browser
+async def test_an_example_begins_a_conversation(browser: Browser) -> None:
+    async with playing(browser, demo_graph(delay=0), playground=["both", "help"]) as (page, _):
+        await connected(page)
+        await page.get_by_role("list", name="For example").get_by_role("button").first.click()
+        await expect(page.locator(".message")).to_have_count(2)
+        await expect(page.locator(".user")).to_have_text("both")
+        await expect(page.get_by_role("list", name="For example")).to_be_hidden()
+        await expect(page.get_by_label("Message", exact=True)).to_be_focused()
+
+
+@needs_browser
+async def test_the_nodes_at_work_are_named_and_lit_in_the_large_drawing_too(
+    browser: Browser,
+) -> None:
+    gate = asyncio.Event()
+    async with playing(browser, gated_graph(gate, InMemorySaver())) as (page, _):
+        await connected(page)
+        await say(page, "go")
+        await expect(page.locator(".outcome")).to_have_text("Working · end")
+        await page.get_by_role("button", name="Enlarge the drawing").click()
+        drawing = page.get_by_role("dialog", name="Graph")
+        node = drawing.locator('[data-node="end"]')
+        await expect(node).to_have_attribute("data-state", "started")
+        gate.set()
+        await expect(node).to_have_attribute("data-state", "finished")
+        await page.keyboard.press("Escape")
+        await expect(drawing).to_be_hidden()
+        await expect(page.get_by_role("button", name="Enlarge the drawing")).to_be_focused()
+        await expect(page.locator(".message")).to_have_count(2)
 
 
 @needs_browser
@@ -761,6 +811,7 @@ async def test_several_graphs_are_chosen_from(browser: Browser) -> None:
         await expect(page.get_by_label("topic")).to_be_visible()
         await expect(page.locator(".message")).to_have_count(0)
         await expect(page.locator('[data-node="write"]')).to_be_visible()
+        await expect(page.locator("#thread-list a")).to_have_text("bothdemo")
         await page.get_by_role("link", name="both").click()
         await expect(page.locator(".message")).to_have_count(2)
         await expect(page.get_by_role("combobox", name="Graph")).to_have_value("demo")
@@ -835,6 +886,39 @@ async def test_a_lost_connection_is_told_of_and_mends_itself(browser: Browser) -
 
 
 # --- several questions, and what tries to get out ----------------------------------------------
+
+
+def reviewing_graph() -> Any:
+    """Asks what LangChain's HumanInTheLoopMiddleware asks."""
+
+    async def review(state: MessagesState) -> dict[str, Any]:
+        actions = [{"name": "send_mail", "args": {"to": "ada"}}]
+        configs = [{"action_name": "send_mail", "allowed_decisions": ["approve", "edit"]}]
+        answer = interrupt({"action_requests": actions, "review_configs": configs})
+        return {"messages": [AIMessage(orjson.dumps(answer).decode())]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("review", review)
+    graph.add_edge(START, "review")
+    return graph.compile(checkpointer=InMemorySaver())
+
+
+@needs_browser
+async def test_a_tool_call_is_edited_in_its_review(browser: Browser) -> None:
+    async with playing(browser, reviewing_graph()) as (page, _):
+        await connected(page)
+        await say(page, "go")
+        asked = page.get_by_role("group", name=re.compile("The graph asks"))
+        await expect(asked.get_by_role("radio")).to_have_count(2)
+        await asked.get_by_role("radio", name="Edit").check()
+        field = asked.get_by_label("Arguments of send_mail")
+        await field.fill("to: bob")
+        await page.get_by_role("button", name="Answer").click()
+        await expect(page.get_by_role("alert")).to_contain_text("send_mail: expected JSON")
+        await field.fill('{"to": "bob"}')
+        await page.get_by_role("button", name="Answer").click()
+        edited = '{"type":"edit","edited_action":{"name":"send_mail","args":{"to":"bob"}}}'
+        await expect(page.locator(".message")).to_contain_text(edited)
 
 
 def asking_graph() -> Any:

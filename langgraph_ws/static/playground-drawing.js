@@ -4,22 +4,34 @@
  * @module
  */
 
-import { h, svg } from "./playground-dom.js";
+import { byId, h, svg } from "./playground-dom.js";
 import { isEnd, label, layout, short } from "./playground-layers.js";
 
 /** @import { Frame, GraphData, GraphNode, Layout, Route, Spot } from "./playground-layers.js" */
 
 /** How far around things an edge that leads back goes. */
 const ROUND = 12;
+/** What tells the frame of a subgraph from a node of the same name. */
+const FRAME = "frame ";
+/** The scales that the drawing in the page may have, and the large one. */
+const SMALL = { least: 0.6, most: 1 };
+const LARGE = { least: 0.85, most: 1.5 };
 
-/** A drawing in the page. */
+/** The drawing in the page, and beside it a large one where there is need of it. */
 export class Drawing {
-  /** @type {Map<string, Element>} */
-  #elements = new Map();
+  /** @type {GraphData} */
+  #graph = { nodes: [], edges: [] };
+  /** How each node and frame stands. @type {Map<string, string>} */
+  #states = new Map();
+  /** How wide the place was that the small one was drawn for. */
+  #room = 0;
 
-  /** @param {HTMLElement} parent */
-  constructor(parent) {
-    this.parent = parent;
+  constructor() {
+    this.small = byId("drawing");
+    this.large = byId("large-drawing");
+    byId("enlarge").addEventListener("click", () => this.#enlarge());
+    byId("large").addEventListener("close", () => this.large.replaceChildren());
+    new ResizeObserver(() => this.#fit()).observe(this.small);
   }
 
   /**
@@ -28,17 +40,28 @@ export class Drawing {
    * @param {GraphData} graph
    */
   show(graph) {
-    this.#elements.clear();
-    if (graph.nodes.length === 0) {
-      this.parent.replaceChildren(h("p", { class: "hint" }, "This graph cannot be drawn."));
-      return;
-    }
-    const room = this.parent.clientWidth || 360;
-    const ways = [false, true].flatMap((one) => [one, !one].map((two) => [one, two]));
-    const layouts = ways.map(([outer, inner]) => layout(graph, outer, inner));
-    const scale = (/** @type {Layout} */ { width }) => Math.min(1, room / width);
-    const [best] = layouts.sort((one, other) => scale(other) - scale(one));
-    this.parent.replaceChildren(this.#draw(best));
+    this.#graph = graph;
+    this.#states.clear();
+    this.#room = 0;
+    byId("enlarge").hidden = graph.nodes.length === 0;
+    this.small.replaceChildren(h("p", { class: "hint" }, "This graph cannot be drawn."));
+    this.#fit();
+  }
+
+  /** Draw anew, for the room that there is now. */
+  #fit() {
+    const width = this.small.clientWidth;
+    if (width === 0 || width === this.#room || this.#graph.nodes.length === 0) return;
+    this.#room = width;
+    this.small.replaceChildren(draw(this.#graph, { width, height: Infinity }, SMALL));
+    this.#mark();
+  }
+
+  #enlarge() {
+    byId("large").showModal();
+    const room = { width: this.large.clientWidth, height: this.large.clientHeight };
+    this.large.replaceChildren(draw(this.#graph, room, LARGE));
+    this.#mark();
   }
 
   /**
@@ -47,66 +70,93 @@ export class Drawing {
    * @param {readonly import("./client.js").StepView[]} steps
    */
   light(steps) {
-    const states = new Map();
+    this.#states.clear();
+    const nodes = new Set(this.#graph.nodes.map(({ id }) => id));
     for (const { step, namespace, status } of steps) {
-      const path = [...namespace.map((part) => part.split(":")[0]), step];
-      states.set(path.join(":"), status);
+      const id = [...namespace.map((part) => part.split(":")[0]), step].join(":");
       // A subgraph's frame is lit as its node would be.
-      if (!this.#elements.has(path.join(":"))) states.set(`frame ${path.join(":")}`, status);
+      this.#states.set(nodes.has(id) ? id : FRAME + id, status);
     }
-    for (const [id, element] of this.#elements) {
-      const state = states.get(id) ?? "";
-      if (element.getAttribute("data-state") !== state) element.setAttribute("data-state", state);
-    }
+    this.#mark();
   }
 
-  /** @param {Layout} layout */
-  #draw({ width, height, spots, routes, frames }) {
-    const picture = svg("svg", {
-      viewBox: `0 0 ${width} ${height}`,
-      width,
-      height,
-      role: "img",
-      "aria-label": `The graph: ${named(spots).join(", ")}`,
-    });
-    const arrow = svg("path", { d: "M0 0L7 3.5L0 7z" });
-    const marker = { id: "arrow", viewBox: "0 0 7 7", refX: 6, refY: 3.5, orient: "auto" };
-    const size = { markerWidth: 6.5, markerHeight: 6.5 };
-    picture.append(svg("defs", {}, svg("marker", { ...marker, ...size }, arrow)));
-    for (const frame of frames) picture.append(this.#frame(frame));
-    for (const route of routes) {
-      const kind = route.edge.conditional ? "edge conditional" : "edge";
-      const d = curve(route);
-      picture.append(svg("path", { class: kind, d, "marker-end": "url(#arrow)" }));
+  #mark() {
+    for (const picture of [this.small, this.large]) {
+      for (const element of picture.querySelectorAll("[data-node]")) {
+        const state = this.#states.get(element.dataset.node) ?? "";
+        if (element.dataset.state !== state) element.dataset.state = state;
+      }
     }
-    for (const spot of spots) if (spot.node !== null) picture.append(this.#node(spot, spot.node));
-    return picture;
-  }
-
-  /** @param {Frame} frame */
-  #frame({ path, x, y, width, height }) {
-    const group = svg("g", { class: "frame" });
-    group.append(svg("rect", { x, y, width, height, rx: 10 }));
-    group.append(svg("text", { x: x + 9, y: y + 11 }, short(path.split(":").at(-1) ?? "")));
-    this.#elements.set(`frame ${path}`, group);
-    return group;
-  }
-
-  /**
-   * @param {Spot} spot
-   * @param {GraphNode} node
-   */
-  #node({ x, y, width, height }, node) {
-    const edge = isEnd(node);
-    const group = svg("g", { class: edge ? "node end" : "node", "data-node": node.id });
-    group.append(svg("title", {}, node.name));
-    const rx = edge ? height / 2 : 8;
-    group.append(svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx }));
-    group.append(svg("text", { x, y: y + 0.5 }, label(node)));
-    this.#elements.set(node.id, group);
-    return group;
   }
 }
+
+/**
+ * The graph in the direction, from top to bottom or from left to right, in which it is the largest.
+ *
+ * @param {GraphData} graph
+ * @param {{width: number, height: number}} room
+ * @param {{least: number, most: number}} scales
+ */
+function draw(graph, room, { least, most }) {
+  const ways = [false, true].flatMap((outer) => [outer, !outer].map((inner) => [outer, inner]));
+  const scale = (/** @type {Layout} */ { width, height }) =>
+    Math.min(most, room.width / width, room.height / height);
+  const [best] = ways
+    .map(([outer, inner]) => layout(graph, outer, inner))
+    .sort((one, other) => scale(other) - scale(one));
+  return picture(best, Math.max(least, scale(best)));
+}
+
+/**
+ * @param {Layout} layout
+ * @param {number} scale
+ */
+function picture({ width, height, spots, routes, frames }, scale) {
+  const picture = svg("svg", {
+    viewBox: `0 0 ${width} ${height}`,
+    width: Math.round(width * scale),
+    height: Math.round(height * scale),
+    role: "img",
+    "aria-label": `The graph: ${named(spots).join(", ")}`,
+  });
+  const arrow = svg("path", { d: "M0 0L7 3.5L0 7z" });
+  const id = `arrow-${++arrows}`;
+  const marker = { id, viewBox: "0 0 7 7", refX: 6, refY: 3.5, orient: "auto" };
+  const size = { markerWidth: 6.5, markerHeight: 6.5 };
+  picture.append(svg("defs", {}, svg("marker", { ...marker, ...size }, arrow)));
+  for (const frame of frames) picture.append(frameOf(frame));
+  for (const route of routes) {
+    const kind = route.edge.conditional ? "edge conditional" : "edge";
+    const d = curve(route);
+    picture.append(svg("path", { class: kind, d, "marker-end": `url(#${id})` }));
+  }
+  for (const spot of spots) if (spot.node !== null) picture.append(nodeOf(spot, spot.node));
+  return picture;
+}
+
+/** @param {Frame} frame */
+function frameOf({ path, x, y, width, height }) {
+  const group = svg("g", { class: "frame", "data-node": FRAME + path });
+  group.append(svg("rect", { x, y, width, height, rx: 10 }));
+  group.append(svg("text", { x: x + 9, y: y + 11 }, short(path.split(":").at(-1) ?? "")));
+  return group;
+}
+
+/**
+ * @param {Spot} spot
+ * @param {GraphNode} node
+ */
+function nodeOf({ x, y, width, height }, node) {
+  const edge = isEnd(node);
+  const group = svg("g", { class: edge ? "node end" : "node", "data-node": node.id });
+  group.append(svg("title", {}, node.name));
+  const rx = edge ? height / 2 : 8;
+  group.append(svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx }));
+  group.append(svg("text", { x, y: y + 0.5 }, label(node)));
+  return group;
+}
+
+let arrows = 0;
 
 /** @param {Spot[]} spots */
 function named(spots) {

@@ -34,7 +34,9 @@ const BACK = 14;
 const BEND = "\n";
 const LONGEST_NAME = 22;
 const SWEEPS = 6;
-const BEND_WEIGHT = 4;
+/** How strongly an edge keeps its bends in line, and how little it draws nodes to them. */
+const STRAIGHT = 4;
+const PASSING = 0.1;
 
 /** @typedef {{path: string, x: number, y: number, width: number, height: number}} Frame */
 /**
@@ -292,7 +294,14 @@ function neighbours(routes) {
 /** @param {Spot[] | undefined} spots */
 function middle(spots) {
   if (spots === undefined) return null;
-  return spots.reduce((sum, spot) => sum + spot.along, 0) / spots.length;
+  let [sum, weights] = [0, 0];
+  for (const spot of spots) {
+    // A node stands by the nodes that follow, not by an edge that passes them.
+    const weight = spot.node === null ? PASSING : 1;
+    sum += spot.along * weight;
+    weights += weight;
+  }
+  return sum / weights;
 }
 
 /**
@@ -329,7 +338,7 @@ function settle(row, wanted, across) {
   for (const spot of row) {
     offset += breadth(spot, across) / 2;
     // Long edges are what the eye follows: their bends give way least.
-    const weight = spot.id.startsWith(BEND) ? BEND_WEIGHT : 1;
+    const weight = spot.node === null ? STRAIGHT : 1;
     const at = (wanted.get(spot) ?? spot.along) - offset;
     let group = {
       sum: at * weight,
@@ -386,7 +395,7 @@ function placed(rows, across, margin, title) {
     for (const spot of row) {
       const side = spot.along + shift;
       // An edge passes a layer straight, lest it cross what lies beside it.
-      if (spot.id.startsWith(BEND)) spot[across ? "width" : "height"] = thick;
+      if (spot.node === null) spot[across ? "width" : "height"] = thick;
       [spot.x, spot.y] = across ? [depth + thick / 2, side] : [side, depth + thick / 2];
     }
     depth += thick + LAYER_GAP;

@@ -76,7 +76,8 @@ export class Questions {
     const complete = alone && asked[0].element.querySelector("[data-pick]") !== null;
     if (!complete) {
       const label = alone ? "Answer" : `Answer all ${interrupts.length}`;
-      this.#form.append(h("button", { type: "submit", class: "primary" }, label));
+      const button = h("button", { type: "submit", class: "primary" }, label);
+      this.#form.append(h("div", { class: "buttons" }, button));
     }
   }
 

@@ -26,6 +26,8 @@ export class ThreadList {
   #onRemove;
   /** @type {string | null} */
   #current = null;
+  /** Whether there are several graphs, so that it matters with which one a conversation is. */
+  several = false;
 
   /**
    * @param {string} scope what the list is kept for: another route has another list
@@ -117,13 +119,8 @@ export class ThreadList {
       this.#remove(id);
       list.focus();
     });
-    const href = addressOf(id);
-    return h(
-      "li",
-      {},
-      h("a", { href, title: graph ? `${title} (${graph})` : title }, title),
-      remove,
-    );
+    const where = this.several && graph !== null && h("span", { class: "graph-of" }, graph);
+    return h("li", {}, h("a", { href: addressOf(id), title }, title, where), remove);
   }
 }
 

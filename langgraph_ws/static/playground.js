@@ -59,7 +59,7 @@ class Playground {
     this.panels = new Panels();
     this.follower = new Follower();
     this.inspector = new Inspector();
-    this.picture = new Drawing(byId("drawing"));
+    this.picture = new Drawing();
     this.turns = new Turns();
     this.threads = new ThreadList(location.pathname, (id) => this.#removed(id));
     this.conversation = new Conversation({
@@ -111,7 +111,8 @@ class Playground {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    if (event.key !== "Escape" || event.defaultPrevented || byId("sign-in").open) return;
+    if (event.key !== "Escape" || event.defaultPrevented) return;
+    if (document.querySelector("dialog[open]") !== null) return;
     if (this.panels.closeDrawer()) return;
     if (isActive(this.#status)) void this.#stop();
   }
@@ -132,8 +133,10 @@ class Playground {
       this.#connection("closed", text || `The server answered ${answer.status}`, true);
       return;
     }
-    this.#graphs = (await answer.json()).graphs;
+    const { graphs, examples } = await answer.json();
+    this.#graphs = graphs;
     this.#offerGraphs();
+    this.#offerExamples(examples);
     this.#connect(token);
     this.#open();
   }
@@ -154,7 +157,17 @@ class Playground {
     const names = this.#graphs.map(({ name }) => name);
     byId("graph").replaceChildren(...names.map((name) => h("option", { value: name }, name)));
     byId("graph-choice").hidden = names.length < 2;
+    this.threads.several = names.length > 1;
     byId("graph-name").classList.toggle("unseen", names.length > 1);
+  }
+
+  /** @param {string[]} examples */
+  #offerExamples(examples) {
+    const offered = examples.map((text) => {
+      const onclick = () => void this.#send(text).then(() => byId("composer-text").focus());
+      return h("li", {}, h("button", { type: "button", class: "quiet", onclick }, text));
+    });
+    byId("examples").replaceChildren(...offered);
   }
 
   /** @param {string | undefined} token */
@@ -490,8 +503,7 @@ class Playground {
     this.conversation.show(turns, view, this.#pending);
     const asked = view?.interrupts ?? [];
     this.questions.show(asked);
-    byId("composer-text").placeholder =
-      asked.length > 0 ? "Or write a message instead of an answer" : "Write a message";
+    byId("composer-text").placeholder = asked.length > 0 ? "Or write a message" : "Write a message";
     this.picture.light(view?.steps ?? []);
     showSteps(view?.steps ?? []);
     this.#showWelcome(turns.length === 0 && !view?.queued.length);
@@ -512,6 +524,7 @@ class Playground {
     const hint = chat ? "Write a message below." : "Fill in its input below.";
     const gone = "The server does not remember it. What you say now begins it anew.";
     setText(byId("welcome-text"), forgotten ? gone : hint);
+    byId("examples").hidden = !chat || forgotten;
   }
 
   /** @param {string} status */
