@@ -545,6 +545,28 @@ async def test_where_editing_begins_another_conversation_the_page_says_so(
         await expect(page.locator("#thread-list a")).to_have_text(["two", "one"])
 
 
+@needs_browser
+async def test_messages_that_wait_for_their_turn_are_shown_and_can_be_removed(
+    browser: Browser,
+) -> None:
+    gate = asyncio.Event()
+    async with playing(browser, gated_graph(gate, InMemorySaver())) as (page, _):
+        await connected(page)
+        await say(page, "one")
+        await expect(page.locator(".outcome")).to_have_text("Working · end")
+        for text in ("two", "three"):
+            await say(page, text)
+            await expect(page.locator("#waiting .user").last).to_have_text(text)
+        second = await page.context.new_page()
+        await second.goto(page.url)
+        await page.get_by_role("button", name="Remove", exact=True).first.click()
+        await expect(page.locator("#waiting .user")).to_have_text(["three"])
+        gate.set()
+        for tab in (page, second):
+            await expect(tab.locator(".user")).to_have_text(["one", "three"])
+            await expect(tab.locator(".message")).to_have_count(4)
+
+
 def gated_graph(gate: asyncio.Event, saver: InMemorySaver) -> Any:
     """Says something, and goes on when the gate is open."""
     model = ScriptedModel([Reply(text="The first half")])

@@ -33,13 +33,16 @@ const IMAGES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp"]);
 
 /** The conversation in the page. */
 export class Conversation {
-  #parent = byId("conversation");
+  #turns = byId("turns");
+  #waiting = byId("waiting");
+  #pending = byId("pending");
 
   /**
    * @param {object} hooks
    * @param {(message: MessageView, text: string) => Promise<boolean>} hooks.onEdit
    * @param {() => void} hooks.onContinue
    * @param {(text: string) => void} hooks.onAskAgain
+   * @param {(runId: string) => void} hooks.onRemove
    * @param {(runId: string) => unknown} hooks.inputOf what this page gave to a run; undefined: not known
    * @param {(runId: string) => ReadonlyMap<string, unknown>} hooks.customOf
    */
@@ -53,44 +56,45 @@ export class Conversation {
    * @param {string | null} pending what is on its way to the server
    */
   show(turns, view, pending) {
-    const waiting = (view?.queued ?? []).map((run) => run.runId);
     keyed(
-      this.#parent,
-      [...turns, ...(pending === null ? [] : [pending]), ...(waiting.length > 0 ? [waiting] : [])],
-      (item) => (typeof item === "string" ? "pending" : Array.isArray(item) ? "queue" : item.key),
-      (item) => this.#make(item),
-      (element, item) => this.#update(element, item, view),
+      this.#turns,
+      turns,
+      ({ key }) => key,
+      (item) => ("run" in item ? turn() : this.#loss(item)),
+      (element, item) => {
+        if ("run" in item) this.#updateTurn(element, item, /** @type {ThreadView} */ (view));
+        else /** @type {HTMLElement} */ (element.lastElementChild).hidden = !item.last;
+      },
     );
-  }
-
-  /** @param {Turn | Loss | string | string[]} item */
-  #make(item) {
-    if (typeof item === "string") return h("div", { class: "user pending" });
-    if (Array.isArray(item)) return h("p", { class: "run-state" });
-    if (!("run" in item)) return this.#loss(item);
-    return h(
-      "article",
-      { class: "turn" },
-      h("div", { class: "given" }),
-      h("div", { class: "said" }),
-      h("div", { class: "loose" }),
-      h("div", { class: "events" }),
-      h("div", { class: "found" }),
-      h("div", { class: "result" }),
-      h("div", { class: "outcome" }),
+    keyed(
+      this.#waiting,
+      view?.queued ?? [],
+      ({ runId }) => runId,
+      (run) => this.#queued(run),
+    );
+    keyed(
+      this.#pending,
+      pending === null ? [] : [pending],
+      (text) => text,
+      (text) => h("div", { class: "user pending" }, text),
     );
   }
 
   /**
-   * @param {HTMLElement} element
-   * @param {Turn | Loss | string | string[]} item
-   * @param {ThreadView | null} view
+   * A run that waits for its turn; what it has been asked, only the page knows that has begun it.
+   *
+   * @param {RunView} run
    */
-  #update(element, item, view) {
-    if (typeof item === "string") setText(element, item);
-    else if (Array.isArray(item)) setText(element, `Waiting for its turn: ${item.length}`);
-    else if ("run" in item) this.#updateTurn(element, item, /** @type {ThreadView} */ (view));
-    else /** @type {HTMLElement} */ (element.lastElementChild).hidden = !item.last;
+  #queued({ runId }) {
+    const input = this.hooks.inputOf(runId);
+    const onclick = () => this.hooks.onRemove(runId);
+    return h(
+      "div",
+      { class: "user-row" },
+      h("div", { class: "user pending" }, input === undefined ? "…" : asText(input)),
+      input !== undefined && h("button", { type: "button", class: "link", onclick }, "Remove"),
+      h("span", { class: "hint" }, "Waits for its turn"),
+    );
   }
 
   /**
@@ -151,8 +155,11 @@ export class Conversation {
    */
   #showInput(parent, run, messages) {
     const input = this.hooks.inputOf(run.runId);
-    if (input === undefined || parent.children.length > 0) return;
-    if (messages.some(({ role }) => role === "user")) return;
+    if (input === undefined || messages.some(({ role }) => role === "user")) {
+      parent.replaceChildren();
+      return;
+    }
+    if (parent.children.length > 0) return;
     parent.append(
       typeof input === "string"
         ? h("div", { class: "user" }, input)
@@ -274,6 +281,20 @@ export class Conversation {
  */
 export function isSendKey(event) {
   return event.key === "Enter" && !event.shiftKey && !event.isComposing;
+}
+
+function turn() {
+  return h(
+    "article",
+    { class: "turn" },
+    h("div", { class: "given" }),
+    h("div", { class: "said" }),
+    h("div", { class: "loose" }),
+    h("div", { class: "events" }),
+    h("div", { class: "found" }),
+    h("div", { class: "result" }),
+    h("div", { class: "outcome" }),
+  );
 }
 
 // --- the graph's messages ---------------------------------------------------------------------------

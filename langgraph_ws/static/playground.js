@@ -25,8 +25,13 @@ import { editPoint, isActive, Turns } from "./playground-turns.js";
  */
 
 const TOKEN_KEY = `langgraph_ws token ${location.pathname}`;
-/** Close codes that a new token helps against. */
-const TOKEN_CODES = [4401, 4403, 4408, 4440];
+/** Close codes that a new token helps against, and what to say about the last one. */
+const TOKEN_CODES = new Map([
+  [4401, "This token is not accepted."],
+  [4403, "This token is another user's. Enter it again to go on as that one."],
+  [4408, "The server has waited for a token in vain."],
+  [4440, "The token has expired."],
+]);
 const NOTICE_MS = 8_000;
 const SPOKEN = 1_000;
 
@@ -49,7 +54,9 @@ class Playground {
   #attached = false;
   #drawing = false;
   #status = "idle";
-  /** @type {Map<string, unknown>} */
+  /** What this page has begun. @type {Map<string, Run>} */
+  #runs = new Map();
+  /** And with what. @type {Map<string, unknown>} */
   #inputs = new Map();
   /** @type {Map<string, Map<string, unknown>>} */
   #custom = new Map();
@@ -67,6 +74,11 @@ class Playground {
       onContinue: () => void this.#start("", (thread) => thread.resumeChat()),
       onAskAgain: (text) => void this.#send(text),
       inputOf: (runId) => this.#inputs.get(runId),
+      onRemove: (runId) =>
+        void this.#runs
+          .get(runId)
+          ?.cancel()
+          .catch((error) => this.#failed(error)),
       customOf: (runId) => this.#custom.get(runId) ?? new Map(),
     });
     this.questions = new Questions(
@@ -199,8 +211,8 @@ class Playground {
       this.#connection("reconnecting", `Reconnecting, attempt ${state.attempt}${wait}`, true);
     } else if (state.status === "closed") {
       this.#connection("closed", `Closed: ${state.reason || "no reason was given"}`, true);
-      const code = state.error?.code;
-      if (code != null && TOKEN_CODES.includes(code)) this.#signIn("This token is not accepted.");
+      const wrong = TOKEN_CODES.get(state.error?.code ?? 0);
+      if (wrong !== undefined) this.#signIn(wrong);
     } else {
       this.#connection(state.status, state.status === "open" ? "Connected" : "Connecting", false);
     }
@@ -410,14 +422,19 @@ class Playground {
   async #start(title, begin, turn = {}) {
     const client = this.#client;
     const thread = this.#thread;
-    if (client === null || this.#graph === null) return false;
+    if (client === null || this.#graph === null) {
+      this.#pending = null;
+      this.#notice("There is no connection yet.");
+      return false;
+    }
     this.#notice("");
     this.follower.toEnd();
     this.#later();
     const options = { ...turn, threadId: thread?.threadId, assistantId: this.#graph.name };
     try {
       const run = await (begin && thread ? begin(thread) : client.newChat(options));
-      if (turn.input !== undefined) this.#inputs.set(run.runId, turn.input);
+      this.#runs.set(run.runId, run);
+      this.#inputs.set(run.runId, turn.input ?? turn.messages);
       this.#began(run, title, thread);
       return true;
     } catch (error) {
@@ -570,7 +587,8 @@ class Playground {
 
   /** @param {unknown} error */
   #failed(error) {
-    this.#notice(error instanceof Error ? error.message : String(error));
+    const text = error instanceof Error ? error.message : String(error);
+    this.#notice(text.slice(0, 1).toUpperCase() + text.slice(1));
   }
 
   /** @param {string} text */
