@@ -83,12 +83,13 @@ def test_the_client_and_the_real_server(flags: list[str]) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_types_are_right_for_the_code_and_for_its_users() -> None:
+@pytest.mark.parametrize("project", ["tsconfig.json", "tsconfig.playground.json"])
+def test_the_types_are_right_for_the_code_and_for_its_users(project: str) -> None:
     compiler = HERE / "node_modules" / "typescript" / "bin" / "tsc"
     path = node()
     if not compiler.is_file():
         lacking("typescript is not installed: run `npm ci` in tests/js")
-    run(path, str(compiler), "-p", ".", timeout=110)
+    run(path, str(compiler), "-p", project, timeout=110)
 
 
 def test_the_client_depends_on_nothing() -> None:

@@ -38,6 +38,7 @@ try:
         Browser,
         BrowserContext,
         Page,
+        Route,
         WebSocketRoute,
         async_playwright,
         expect,
@@ -415,6 +416,31 @@ async def test_an_example_begins_a_conversation(browser: Browser) -> None:
 
 
 @needs_browser
+async def test_who_writes_before_the_page_is_ready_is_heard(browser: Browser) -> None:
+    asked = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def held(route: Route) -> None:
+        asked.set()
+        await go_on.wait()
+        await route.continue_()
+
+    async with (
+        serving(demo_graph(delay=0), playground=True) as site,
+        context_of(browser, site.port) as context,
+    ):
+        page = await context.new_page()
+        await page.route("**/playground/graphs", held)
+        await page.goto(site.url)
+        await asked.wait()
+        await say(page, "both")
+        await expect(page.locator(".pending")).to_have_text("both")
+        go_on.set()
+        await expect(page.locator(".message")).to_have_count(2)
+        await expect(page.locator(".user")).to_have_text(["both"])
+
+
+@needs_browser
 async def test_the_nodes_at_work_are_named_and_lit_in_the_large_drawing_too(
     browser: Browser,
 ) -> None:
@@ -638,6 +664,28 @@ async def test_a_server_that_restarts_and_forgets_leaves_the_conversation_on_the
         await page.reload()
         await expect(page.locator(".user")).to_have_text(["go"])
         await expect(page.locator(".message")).to_have_count(2)
+
+
+@needs_browser
+async def test_a_tool_of_a_run_that_was_lost_is_not_at_work_any_more(browser: Browser) -> None:
+    @tool
+    async def wait() -> str:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        return "never"
+
+    async def think(state: MessagesState) -> dict[str, Any]:
+        model = ScriptedModel([Reply(text="Wait.", tool_calls=[call("wait")])])
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_sequence([("think", think), ("tools", ToolNode([wait]))])
+    graph.add_edge(START, "think")
+    async with restarted(browser, graph.compile(), graph.compile()) as (page, restart):
+        await say(page, "go")
+        await expect(page.locator(".tool-state")).to_have_text("at work …")
+        await restart()
+        await expect(page.locator(".tool-state")).to_have_text("not finished")
 
 
 @needs_browser

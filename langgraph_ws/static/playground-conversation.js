@@ -140,7 +140,7 @@ export class Conversation {
       run.toolCalls.filter((call) => call.messageId === null),
       callKey,
       tool,
-      updateTool,
+      (element, call) => updateTool(element, call, !isActive(run.status)),
     );
     showEvents(events, this.hooks.customOf(run.runId));
     showSources(found, run.sources);
@@ -324,12 +324,13 @@ function updateAssistant(element, message, run) {
     (block) => block.kind === "tool_call" || block.kind === "media" || block.text.trim() !== "",
   );
   const last = shown[shown.length - 1];
+  const over = run !== null && !isActive(run.status) && run.status !== "interrupted";
   keyed(
     blocks,
     shown,
     (block) => `${block.kind} ${block.index}`,
     (block) => BLOCKS[block.kind].make(block),
-    (child, block) => BLOCKS[block.kind].update(child, block, open && block === last),
+    (child, block) => BLOCKS[block.kind].update(child, block, open && block === last, over),
   );
   const stopped = message.status === "failed" || message.status === "cancelled";
   // The run says so itself, right below its last message.
@@ -339,7 +340,7 @@ function updateAssistant(element, message, run) {
 
 /**
  * @type {Record<BlockView["kind"], {make: (block: BlockView) => HTMLElement,
- *   update: (element: HTMLElement, block: BlockView, writing: boolean) => void}>}
+ *   update: (element: HTMLElement, block: BlockView, writing: boolean, over: boolean) => void}>}
  */
 const BLOCKS = {
   text: {
@@ -360,8 +361,8 @@ const BLOCKS = {
   },
   tool_call: {
     make: () => tool(),
-    update: (element, { toolCall }) => {
-      if (toolCall !== null) updateTool(element, toolCall);
+    update: (element, { toolCall }, _, over) => {
+      if (toolCall !== null) updateTool(element, toolCall, over);
     },
   },
   media: { make: media, update: () => {} },
@@ -409,12 +410,13 @@ function tool() {
 /**
  * @param {HTMLElement} element
  * @param {ToolCallView} call
+ * @param {boolean} over whether its run has ended
  */
-function updateTool(element, call) {
+function updateTool(element, call, over) {
   const part = (/** @type {string} */ name) =>
     /** @type {HTMLElement} */ (element.querySelector(`.${name}`));
   const written = call.args ?? call.result?.input;
-  const state = toolState(call);
+  const state = toolState(call, over);
   element.dataset.state = state.kind;
   setText(part("tool-name"), call.name ?? "tool");
   setText(part("tool-line"), call.args === null ? asLine(call.arguments) : inWords(call.args));
@@ -430,8 +432,11 @@ function inWords(args) {
 }
 
 /** @param {ToolCallView} call */
-function toolState({ status, result, error }) {
+function toolState({ status, result, error }, /** @type {boolean} */ over) {
   if (error !== null) return { kind: "error", label: "not valid" };
+  if (over && (result === null || result.status === "running")) {
+    return { kind: "waiting", label: status === "finished" ? "not finished" : "not called" };
+  }
   if (result === null) {
     return status === "finished"
       ? { kind: "waiting", label: "called" }

@@ -72,12 +72,8 @@ function turnsOf(view) {
     turns.push({ key: run.runId, run, messages, last: run === view.run });
   }
   // The branch goes back to the checkpoint that the first turn began with, but not to its words.
-  return turns.slice(
-    Math.max(
-      0,
-      turns.findLastIndex((turn) => replacesFirst(turn, turns[0])),
-    ),
-  );
+  const again = turns.findLastIndex((turn) => replacesFirst(turn, turns[0]));
+  return again < 0 ? turns : turns.slice(again);
 }
 
 /**

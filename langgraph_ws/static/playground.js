@@ -38,6 +38,8 @@ const SPOKEN = 1_000;
 class Playground {
   /** @type {Client | null} */
   #client = null;
+  /** Resolves when it is known what is served here, or that this cannot be known. */
+  #beginning = Promise.resolve();
   /** @type {Thread | null} */
   #thread = null;
   /** @type {() => void} */
@@ -132,7 +134,11 @@ class Playground {
   // -- beginning ---------------------------------------------------------------------------------
 
   /** Ask what is served here, and connect. */
-  async begin() {
+  begin() {
+    this.#beginning = this.#begin();
+  }
+
+  async #begin() {
     const token = sessionStorage.getItem(TOKEN_KEY) ?? undefined;
     const answer = await this.#describe(token);
     if (answer === null) return;
@@ -240,7 +246,7 @@ class Playground {
     void this.#client?.close();
     this.#client = null;
     this.#leave();
-    void this.begin();
+    this.begin();
   }
 
   /** @param {string} wrong why the last token did not do */
@@ -384,6 +390,7 @@ class Playground {
     byId("composer-text").value = "";
     this.#fit();
     this.#pending = text;
+    this.#later();
     const begun = await this.#start(text, null, { messages: text });
     if (begun || byId("composer-text").value !== "") return;
     byId("composer-text").value = text;
@@ -420,6 +427,8 @@ class Playground {
    * @returns {Promise<boolean>} whether the server has taken it
    */
   async #start(title, begin, turn = {}) {
+    // The page can be used before it knows what it shows.
+    await this.#beginning;
     const client = this.#client;
     const thread = this.#thread;
     if (client === null || this.#graph === null) {
@@ -623,4 +632,4 @@ function showSteps(steps) {
   );
 }
 
-void new Playground().begin();
+new Playground().begin();
