@@ -347,7 +347,7 @@ class Client:
         """Start a run, on a new thread unless one is given.
 
         Args:
-            messages: What the user says, or messages `{role, content, …}`.
+            messages: What the user says, or messages: `{role, content, …}`, or LangChain's.
             input: The graph's input, in place of messages.
             thread_id: The thread; None: a new one.
             run_id: The run's id; None: a new one. Starting again with the same id starts nothing.

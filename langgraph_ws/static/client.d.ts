@@ -56,46 +56,49 @@ export interface ReconnectOptions {
   maxAttempts?: number | null;
 }
 
+export interface Superseded {
+  superseded: string;
+}
+
+/** What a message says, and its place in the log. */
+export type Told<Data> = Data & { run_id: string; seq: number };
+
 /**
- * What is called when messages arrive: on the client for all of them, on a thread or a run for
- * its own. They may be asynchronous; nothing waits for them. What one throws goes to `onError`.
+ * What is called when messages arrive: on the client for all of them, on a thread or a run for its
+ * own, each once for a message. They may be asynchronous; nothing waits for them. The first argument
+ * is what the name says; the message follows where that is more.
  */
 export interface Callbacks {
-  onRun?: (data: RunData, message: RunMessage, thread: Thread) => unknown;
+  /** A run begins. */
+  onRun?: (run: Told<RunData>) => unknown;
   /** `text` is all of the text of the message so far. */
-  onText?: (text: string, message: TextMessage, thread: Thread) => unknown;
+  onText?: (text: string, message: Told<TextData>) => unknown;
   /** `text` is all of the reasoning of the message so far. */
-  onReasoning?: (text: string, message: ReasoningMessage, thread: Thread) => unknown;
+  onReasoning?: (text: string, message: Told<TextData>) => unknown;
   /** A message is finished. */
-  onMessage?: (data: MessageData, message: FinishedMessage, thread: Thread) => unknown;
-  onToolCall?: (data: ToolCallData, message: ToolCallMessage, thread: Thread) => unknown;
-  onToolResult?: (data: ToolResultData, message: ToolResultMessage, thread: Thread) => unknown;
+  onMessage?: (message: Told<MessageData>) => unknown;
+  onToolCall?: (call: Told<ToolCallData>) => unknown;
+  onToolResult?: (result: Told<ToolResultData>) => unknown;
   /** `sources` are all of the run so far. */
-  onSources?: (sources: Source[], message: SourcesMessage, thread: Thread) => unknown;
-  onWorkflowStep?: (
-    data: WorkflowStepData,
-    message: WorkflowStepMessage,
-    thread: Thread,
-  ) => unknown;
-  onInterrupt?: (data: Interrupt, message: InterruptMessage, thread: Thread) => unknown;
-  onInterruptAnswered?: (
-    data: InterruptAnsweredData,
-    message: InterruptAnsweredMessage,
-    thread: Thread,
-  ) => unknown;
+  onSources?: (sources: Source[], message: Told<SourcesData>) => unknown;
+  /** `step` is the name of the node; `message.status` says whether it began or ended. */
+  onWorkflowStep?: (step: string, message: Told<WorkflowStepData>) => unknown;
+  onInterrupt?: (interrupt: Told<Interrupt>) => unknown;
+  onInterruptAnswered?: (answered: Told<InterruptAnsweredData>) => unknown;
   /** The state of the graph, where the application shows it. */
-  onGraphState?: (data: StateData, message: StateMessage, thread: Thread) => unknown;
-  onCheckpoint?: (data: CheckpointData, message: CheckpointMessage, thread: Thread) => unknown;
+  onGraphState?: (state: Told<StateData>) => unknown;
+  onCheckpoint?: (checkpoint: Told<CheckpointData>) => unknown;
   /** What the application sent itself. */
-  onCustom?: (name: string, data: unknown, message: CustomMessage, thread: Thread) => unknown;
-  onRolledBack?: (data: RolledBackData, message: RolledBackMessage, thread: Thread) => unknown;
-  onAttempt?: (data: AttemptData, message: AttemptMessage, thread: Thread) => unknown;
-  onFinal?: (data: Final, message: FinalMessage, thread: Thread) => unknown;
-  onEnd?: (status: RunStatus, message: EndMessage, thread: Thread) => unknown;
+  onCustom?: (name: string, data: unknown, message: Told<CustomData>) => unknown;
+  /** What the run `superseded` has said is void. */
+  onRolledBack?: (rolledBack: Told<Superseded>) => unknown;
+  onAttempt?: (attempt: Told<AttemptData>) => unknown;
+  onFinal?: (final: Told<Final>) => unknown;
+  onEnd?: (status: RunStatus, message: Told<EndData>) => unknown;
   /** Something was lost; a snapshot that makes up for it follows. */
-  onGap?: (data: GapData, message: GapMessage, thread: Thread) => unknown;
+  onGap?: (gap: GapData) => unknown;
   /** The view of the thread was replaced. */
-  onSnapshot?: (data: SnapshotData, message: SnapshotMessage, thread: Thread) => unknown;
+  onSnapshot?: (snapshot: SnapshotData) => unknown;
   /**
    * A connection was lost (`ConnectionLostError`) or given up (`ConnectionFailedError`), a message
    * was not understood (`ProtocolError`), a run failed (`RunFailedError`), the server refused what
@@ -205,7 +208,10 @@ export interface Client {
   readonly state: ConnectionState;
   /** Resolves when the connection is open for the first time; rejects when it is given up. */
   readonly opened: Promise<void>;
-  /** The threads that are followed. */
+  /**
+   * The threads that are followed: those that were asked for (`thread`, `attach`, `subscribe`), and
+   * those on which a run goes on that was started here.
+   */
   readonly threads: ReadonlyMap<string, Thread>;
 
   /**
@@ -232,6 +238,12 @@ export interface Client {
   /** `thread`, and wait until the server has answered. Throws as `newChat` does. */
   attach(threadId: string, options?: AttachOptions): Promise<Thread>;
 
+  /**
+   * Stop a run: the one named, or the active one of a thread. Resolves when the server has told it
+   * so; nothing happens when it has ended.
+   */
+  cancel(which: { runId: string } | { threadId: string }): Promise<void>;
+
   /** Try at once, when the client waits before it reconnects. */
   reconnectNow(): void;
 
@@ -255,7 +267,13 @@ export interface SavedThread {
   view: unknown;
 }
 
-/** A thread that is followed. Iterating over it gives the messages of all of its runs. */
+/**
+ * A thread. Iterating over it gives the messages of all of its runs, as long as it is followed.
+ *
+ * One that was followed only because a run was started on it is let go when no run of this client goes
+ * on there: the server lets a connection follow no more than so many. It can still be looked at, and
+ * whatever is asked of it, or whoever subscribes to it, has it followed again from where it stood.
+ */
 export interface Thread extends AsyncIterable<Message> {
   readonly threadId: string;
   readonly view: ThreadView;
@@ -264,7 +282,7 @@ export interface Thread extends AsyncIterable<Message> {
   /** Resolves when the server has answered `attach`; rejects when it refused. */
   readonly ready: Promise<void>;
 
-  /** Have a function called after changes of the view; returns what ends that. */
+  /** Have a function called after changes of the view, and follow it meanwhile; returns what ends that. */
   subscribe(listener: (view: ThreadView, thread: Thread) => unknown): () => void;
   newChat(messages: string | InputMessage[], options?: NewChatOptions): Promise<Run>;
   newChat(options: NewChatOptions): Promise<Run>;
@@ -308,7 +326,10 @@ export interface Run extends AsyncIterable<Message> {
    * has ended is no error.
    */
   cancel(): Promise<void>;
-  /** Answer what it waits for: `{id: value}`, or a bare value when exactly one waits. */
+  /**
+   * Answer what it waits for: `{id: value}`, or a bare value when exactly one waits. The run that goes
+   * on has the callbacks of this one, unless others are given.
+   */
   answer(value: unknown, options?: AnswerOptions): Promise<Run>;
 }
 
@@ -668,10 +689,19 @@ export interface RunErrorData {
 /** A run failed. (An `error` that refuses a request rejects what asked for it instead.) */
 export type ErrorMessage = Logged<"error", RunErrorData>;
 
-export type EndMessage = Logged<"end", { status: RunStatus }>;
+export interface EndData {
+  status: RunStatus;
+}
+
+export type EndMessage = Logged<"end", EndData>;
+
+export interface CustomData {
+  name: string;
+  data: unknown;
+}
 
 /** A custom event that bears a name of the protocol, or none; all others bear their own name. */
-export type NamedCustomMessage = Logged<"custom", { name: string; data: unknown }>;
+export type NamedCustomMessage = Logged<"custom", CustomData>;
 
 /** A custom event, or a type that this client does not know: its name is its type. */
 export interface CustomMessage {
@@ -779,7 +809,18 @@ export class RequestRefused extends ChatError {
   readonly retryable: boolean;
   /** Which field was wrong. */
   readonly field: string | null;
-  constructor(refusal: { code: string; message: string; retryable?: boolean; field?: string });
+  /** In how many milliseconds it may be accepted, where the server knows. */
+  readonly retryAfterMs: number | null;
+  constructor(refusal: Refusal);
+}
+
+/** What the server says of a request that it refuses. */
+export interface Refusal {
+  code: string;
+  message: string;
+  retryable?: boolean;
+  field?: string;
+  retry_after_ms?: number;
 }
 
 /** A run failed, was drained, or was lost. */
@@ -801,7 +842,7 @@ export class ConnectionLostError extends ChatError {
   constructor(message: string, loss?: Loss);
 }
 
-/** The connection was given up; `cause` is the last loss. */
+/** The connection was given up (`cause` is the last loss), or the client closed. */
 export class ConnectionFailedError extends ChatError {
   readonly code: number | null;
   readonly reason: string;
@@ -819,5 +860,5 @@ export interface Loss {
 /** The server sent what is no message of the protocol. */
 export class ProtocolError extends ChatError {}
 
-/** The thread was detached, or the client closed, while somebody waited. */
+/** The thread was detached while somebody waited. */
 export class DetachedError extends ChatError {}

@@ -47,12 +47,13 @@ export class InvalidRequest extends ChatError {
 
 /** The server refused a request. */
 export class RequestRefused extends ChatError {
-  /** @param {{code: string, message: string, retryable?: boolean, field?: string}} refusal */
-  constructor({ code, message, retryable = false, field }) {
+  /** @param {api.Refusal} refusal */
+  constructor({ code, message, retryable = false, field, retry_after_ms: retryAfterMs }) {
     super(message);
     this.code = code;
     this.retryable = retryable;
     this.field = field ?? null;
+    this.retryAfterMs = retryAfterMs ?? null;
   }
 }
 
@@ -85,7 +86,7 @@ export class ConnectionLostError extends ChatError {
   }
 }
 
-/** The connection was given up; `cause` is the last loss. */
+/** The connection was given up (`cause` is the last loss), or the client closed. */
 export class ConnectionFailedError extends ChatError {
   /**
    * @param {string} message
@@ -102,7 +103,7 @@ export class ConnectionFailedError extends ChatError {
 /** The server sent what is no message of the protocol. */
 export class ProtocolError extends ChatError {}
 
-/** The thread was detached, or the client closed, while somebody waited. */
+/** The thread was detached while somebody waited. */
 export class DetachedError extends ChatError {}
 
 // --- requests -------------------------------------------------------------------------------------
@@ -110,6 +111,27 @@ export class DetachedError extends ChatError {}
 const ID = /^[A-Za-z0-9_.:-]{1,128}$/;
 const ROLES = ["user", "assistant", "tool"];
 const STRATEGIES = ["enqueue", "reject", "interrupt", "rollback"];
+const MAX_DEPTH = 100;
+/** Numbers from here on are written with an exponent, which no one takes for an integer. */
+const EXPONENT = 1e21;
+const LONE_SURROGATE = /\p{Surrogate}/u;
+
+/** What is called, and with what; see `Callbacks` in client.d.ts. */
+const CALLBACK_NAMES = [
+  ...["onRun", "onText", "onReasoning", "onMessage", "onToolCall", "onToolResult", "onSources"],
+  ...["onWorkflowStep", "onInterrupt", "onInterruptAnswered", "onGraphState", "onCheckpoint"],
+  ...["onCustom", "onRolledBack", "onAttempt", "onFinal", "onEnd", "onGap", "onSnapshot"],
+  "onError",
+];
+const START_OPTIONS = ["assistantId", "runId", "multitaskStrategy", "options", "messages", "input"];
+const NEW_CHAT_OPTIONS = [...START_OPTIONS, "threadId"];
+const RESUME_OPTIONS = [...START_OPTIONS, "resume", "checkpointId", "update", "goto"];
+const ATTACH_OPTIONS = ["after", "saved", "runId"];
+const CONNECT_CALLBACKS = ["onState", "onChange", "onWire"];
+const CONNECT_OPTIONS = [
+  ...["token", "WebSocket", "reconnect", "heartbeatMs", "buffer", "clock", "random"],
+  ...CONNECT_CALLBACKS,
+];
 
 /**
  * Refuse what is not as expected.
@@ -128,6 +150,93 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
 
 /** @type {(value: unknown) => value is string} */
 const isName = (value) => typeof value === "string" && value !== "";
+
+/**
+ * Refuse options that nobody knows, and callbacks that cannot be called.
+ *
+ * @param {unknown} options
+ * @param {string[]} names those that there are beside the callbacks
+ */
+function checkOptions(options, names) {
+  ensure(isObject(options), "options", "expected an object");
+  const known = [...names, ...CALLBACK_NAMES];
+  for (const [name, value] of Object.entries(options)) {
+    if (value == null && known.includes(name)) continue;
+    ensure(known.includes(name), name, `unknown: expected one of ${known.join(", ")}`);
+    if (CALLBACK_NAMES.includes(name) || CONNECT_CALLBACKS.includes(name))
+      ensure(typeof value === "function", name, `expected a function, got ${typeof value}`);
+  }
+}
+
+/**
+ * The callbacks among options.
+ *
+ * @param {Json} options
+ * @returns {api.Callbacks}
+ */
+function callbacksOf(options) {
+  return Object.fromEntries(
+    Object.entries(options).filter(([name]) => CALLBACK_NAMES.includes(name)),
+  );
+}
+
+/**
+ * Refuse what `JSON.stringify` would leave out, change, or not take. A property that is undefined is
+ * one that is not there; an object with `toJSON` says itself what it is.
+ *
+ * @param {unknown} value
+ * @param {string} field
+ * @param {unknown[]} [above] the objects around the value
+ */
+function checkJson(value, field, above = []) {
+  if (value === null || typeof value === "boolean") return;
+  if (typeof value === "string") {
+    ensure(!LONE_SURROGATE.test(value), field, "expected text, got a lone surrogate in it");
+  } else if (typeof value === "number") {
+    ensure(Number.isFinite(value), field, `expected a finite number, got ${value}`);
+    const exact = !Number.isInteger(value) || Number.isSafeInteger(value);
+    ensure(
+      exact || Math.abs(value) >= EXPONENT,
+      field,
+      "expected a whole number up to ±(2**53 - 1), or a string",
+    );
+  } else {
+    ensure(typeof value === "object", field, `expected what JSON can hold, got ${typeof value}`);
+    ensure(!above.includes(value), field, "expected a value that does not hold itself");
+    ensure(above.length < MAX_DEPTH, field, `expected no more than ${MAX_DEPTH} levels`);
+    checkObject(/** @type {any} */ (value), field, [...above, value]);
+  }
+}
+
+/**
+ * @param {any} value
+ * @param {string} field
+ * @param {unknown[]} above
+ */
+function checkObject(value, field, above) {
+  if (typeof value.toJSON === "function") {
+    ensure(!(value instanceof Date) || !isNaN(+value), field, "expected a date, got an invalid one");
+    checkJson(value.toJSON(), field, above);
+  } else if (Array.isArray(value)) {
+    for (let index = 0; index < value.length; index++)
+      checkJson(value[index], `${field}.${index}`, above);
+  } else {
+    const prototype = Object.getPrototypeOf(value);
+    const isPlain = prototype === null || Object.getPrototypeOf(prototype) === null;
+    const name = isPlain ? "" : (value.constructor?.name ?? "something else");
+    ensure(isPlain, field, `expected plain data, got an object of the class ${name}`);
+    for (const [key, item] of Object.entries(value))
+      if (item !== undefined) checkJson(item, `${field}.${key}`, above);
+  }
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} field
+ */
+function checkJsonIfGiven(value, field) {
+  if (value !== undefined) checkJson(value, field);
+}
 
 /**
  * @param {unknown} value
@@ -191,6 +300,7 @@ function checkMessage(message, field) {
     `${field}.tool_calls`,
     "expected a list of {name, args, id?}",
   );
+  checkJson(message, field);
 }
 
 /** @param {unknown} call */
@@ -208,10 +318,11 @@ function isToolCall(call) {
  *
  * @param {api.NewChatOptions & api.ResumeChatOptions} options
  * @param {string[]} choices of which at most one may be given
+ * @param {string[]} names of all options
  * @returns {Json}
  */
-function startFields(options, choices) {
-  ensure(isObject(options), "options", "expected an object");
+function startFields(options, choices, names) {
+  checkOptions(options, names);
   const given = choices.filter((name) => /** @type {Json} */ (options)[name] !== undefined);
   ensure(given.length <= 1, given[1] ?? "", `expected only one of ${choices.join(", ")}`);
   ensure(options.input !== null, "input", "expected any JSON value but null");
@@ -228,6 +339,8 @@ function startFields(options, choices) {
     "multitaskStrategy",
     `expected one of ${STRATEGIES.join(", ")}`,
   );
+  checkJsonIfGiven(options.options, "options");
+  checkJsonIfGiven(options.input, "input");
   return {
     // Chosen here, so that the server can tell a repetition from another run.
     run_id: options.runId ?? uuid(),
@@ -243,7 +356,7 @@ function startFields(options, choices) {
  * @returns {Json}
  */
 function newChatFields(options) {
-  const fields = startFields(options, ["messages", "input"]);
+  const fields = startFields(options, ["messages", "input"], NEW_CHAT_OPTIONS);
   ensure(
     fields.messages !== undefined || fields.input !== undefined,
     "messages",
@@ -260,13 +373,15 @@ function newChatFields(options) {
  */
 function resumeChatFields(threadId, options) {
   ensureId(threadId, "threadId");
-  const fields = startFields(options, ["messages", "input", "resume"]);
+  const fields = startFields(options, ["messages", "input", "resume"], RESUME_OPTIONS);
   ensureNameIfGiven(options.checkpointId, "checkpointId");
   const { resume, update, goto } = options;
   ensure(resume !== undefined || update === undefined, "update", "expected only beside resume");
   ensure(resume !== undefined || goto === undefined, "goto", "expected only beside resume");
   const nodes = goto === undefined || isName(goto) || (Array.isArray(goto) && goto.every(isName));
   ensure(nodes, "goto", "expected the name of a node, or a list of names");
+  checkJsonIfGiven(resume, "resume");
+  checkJsonIfGiven(update, "update");
   return {
     ...fields,
     thread_id: threadId,
@@ -1186,7 +1301,7 @@ const SILENCE = 2.5;
 const CLOSE_GRACE_MS = 2_000;
 const ERROR_GRACE_MS = 100;
 /** Close codes after which there is nothing to come back for. */
-const FINAL_CODES = new Set([1000, 4400, 4403]);
+const FINAL_CODES = new Set([4400, 4403, 4406]);
 /** Close codes that ask for new credentials. */
 const REAUTH_CODES = new Set([4401, 4440]);
 /** HTTP refusals that may pass by themselves. */
@@ -1206,6 +1321,7 @@ const SYSTEM_CLOCK = {
  * @param {api.ConnectOptions} options
  */
 function connectionSettings(url, options) {
+  checkOptions(options, CONNECT_OPTIONS);
   const {
     token,
     heartbeatMs = 20_000,
@@ -1246,6 +1362,9 @@ function connectionSettings(url, options) {
 /** @param {api.ReconnectOptions | false | undefined} given */
 function reconnectSettings(given) {
   if (given === false) return { ...DEFAULT_RECONNECT, maxAttempts: 0 };
+  const known = Object.keys(DEFAULT_RECONNECT);
+  for (const name of Object.keys(given ?? {}))
+    ensure(known.includes(name), `reconnect.${name}`, `unknown: expected ${known.join(", ")}`);
   const { delayMs, maxDelayMs, jitter, maxAttempts } = { ...DEFAULT_RECONNECT, ...given };
   ensure(delayMs >= 0, "reconnect.delayMs", "expected a number from 0");
   ensure(maxDelayMs >= 0, "reconnect.maxDelayMs", "expected a number from 0");
@@ -1628,7 +1747,10 @@ function httpStatus(fault) {
 
 /** @param {api.Loss} loss */
 function lossText({ code, reason, httpStatus: status, cause }) {
-  if (status != null) return `the server refused the connection with HTTP ${status}`;
+  if (status != null) {
+    const hint = status === 404 ? ": nothing is served at this URL" : "";
+    return `the server refused the connection with HTTP ${status}${hint}`;
+  }
   const why = reason || (cause instanceof Error ? cause.message : "");
   const what = code == null ? "the connection failed" : `the connection was closed with ${code}`;
   return why ? `${what}: ${why}` : what;
@@ -1718,31 +1840,54 @@ class Messages {
 // --- callbacks ------------------------------------------------------------------------------------
 
 /**
- * Which callback each type of message is for, and what it gets before the message and the thread.
+ * What a message says, and its place in the log.
+ *
+ * @param {Json} message
+ */
+const told = ({ run_id, seq, data }) => ({ ...data, run_id, seq });
+
+/**
+ * Which callback each type of message is for, and what it gets.
  *
  * @type {Record<string, (message: Json) => [name: keyof api.Callbacks, ...values: unknown[]]>}
  */
 const CALLBACKS = {
-  run: ({ data }) => ["onRun", data],
-  text: ({ data }) => ["onText", data.text],
-  reasoning: ({ data }) => ["onReasoning", data.text],
-  message: ({ data }) => ["onMessage", data],
-  tool_call: ({ data }) => ["onToolCall", data],
-  tool_result: ({ data }) => ["onToolResult", data],
-  sources: ({ data }) => ["onSources", data.sources],
-  workflow_step: ({ data }) => ["onWorkflowStep", data],
-  interrupt: ({ data }) => ["onInterrupt", data],
-  interrupt_answered: ({ data }) => ["onInterruptAnswered", data],
-  state: ({ data }) => ["onGraphState", data],
-  checkpoint: ({ data }) => ["onCheckpoint", data],
-  custom: ({ data }) => ["onCustom", data.name, data.data],
-  rolled_back: ({ data }) => ["onRolledBack", data],
-  attempt: ({ data }) => ["onAttempt", data],
-  final: ({ data }) => ["onFinal", data],
-  end: ({ data }) => ["onEnd", data.status],
+  run: (message) => ["onRun", told(message)],
+  text: (message) => ["onText", message.data.text, told(message)],
+  reasoning: (message) => ["onReasoning", message.data.text, told(message)],
+  message: (message) => ["onMessage", told(message)],
+  tool_call: (message) => ["onToolCall", told(message)],
+  tool_result: (message) => ["onToolResult", told(message)],
+  sources: (message) => ["onSources", message.data.sources, told(message)],
+  workflow_step: (message) => ["onWorkflowStep", message.data.step, told(message)],
+  interrupt: (message) => ["onInterrupt", told(message)],
+  interrupt_answered: (message) => ["onInterruptAnswered", told(message)],
+  state: (message) => ["onGraphState", told(message)],
+  checkpoint: (message) => ["onCheckpoint", told(message)],
+  custom: (message) => ["onCustom", message.data.name, message.data.data, told(message)],
+  rolled_back: ({ run_id, seq, data }) => [
+    "onRolledBack",
+    { superseded: data.run_id, run_id, seq },
+  ],
+  attempt: (message) => ["onAttempt", told(message)],
+  final: (message) => ["onFinal", told(message)],
+  end: (message) => ["onEnd", message.data.status, told(message)],
   gap: ({ data }) => ["onGap", data],
   snapshot: ({ data }) => ["onSnapshot", data],
 };
+
+/**
+ * A custom event that bears its own name.
+ *
+ * @param {Json} message
+ * @returns {[name: "onCustom", ...values: unknown[]]}
+ */
+const custom = ({ type: name, data, run_id, seq }) => [
+  "onCustom",
+  name,
+  data,
+  { name, data, run_id, seq },
+];
 
 const KNOWN = new Set([...Object.keys(CALLBACKS), "error", "skipped"]);
 
@@ -1761,25 +1906,24 @@ export function isKnown(message) {
  *
  * @param {(api.Callbacks | undefined)[]} listeners
  * @param {Json} message
- * @param {Thread} thread
  * @param {(error: unknown) => void} report takes what a callback throws
  */
-function notify(listeners, message, thread, report) {
-  const [name, ...values] = Object.hasOwn(CALLBACKS, message.type)
-    ? CALLBACKS[message.type](message)
-    : [/** @type {const} */ ("onCustom"), message.type, message.data];
+function notify(listeners, message, report) {
+  const [name, ...values] = (
+    Object.hasOwn(CALLBACKS, message.type) ? CALLBACKS[message.type] : custom
+  )(message);
   // The beginning of this text is not known, so neither is the text so far.
   if ((name === "onText" || name === "onReasoning") && values[0] === undefined) return;
-  for (const listener of listeners) call(listener?.[name], [...values, message, thread], report);
+  for (const listener of listeners) call(listener?.[name], values, report);
 }
 
 /**
- * @param {Function | undefined} callback
+ * @param {Function | null | undefined} callback
  * @param {unknown[]} values
  * @param {(error: unknown) => void} report
  */
 function call(callback, values, report) {
-  if (callback === undefined) return;
+  if (callback == null) return;
   try {
     const result = callback(...values);
     if (typeof result?.then === "function") result.then(undefined, report);
@@ -1905,7 +2049,7 @@ class Run {
     const error = view.error ?? {
       code: status,
       message: `the run ended as ${status}`,
-      retryable: status !== "failed",
+      retryable: status === "drained",
     };
     if (view.error === null)
       this.#client.report(new RunFailedError(this.runId, error), this, this.#thread);
@@ -1942,7 +2086,7 @@ class Run {
 
   /** @returns {Promise<void>} */
   async cancel() {
-    if (!this.over) await this.#client.cancel({ run_id: this.runId });
+    if (!this.over) await this.#client.cancel({ runId: this.runId });
   }
 
   /**
@@ -1951,7 +2095,7 @@ class Run {
    * @returns {Promise<api.Run>}
    */
   answer(value, options) {
-    return this.thread.answer(value, options);
+    return this.thread.answer(value, { ...this.callbacks, ...options });
   }
 
   [Symbol.asyncIterator]() {
@@ -1962,6 +2106,8 @@ class Run {
 /** @implements {api.Thread} */
 class Thread {
   #client;
+  #buffer;
+  /** @type {Messages} */
   #messages;
   /** @type {Set<(view: View, thread: Thread) => unknown>} */
   #listeners = new Set();
@@ -1980,9 +2126,9 @@ class Thread {
   constructor(client, threadId, options, buffer) {
     const { saved, after = saved?.position ?? null } = options;
     this.#client = client;
-    this.#messages = new Messages(buffer);
+    this.#buffer = buffer;
     this.threadId = threadId;
-    this.callbacks = options;
+    this.callbacks = callbacksOf(options);
     this.view = saved
       ? View.restore(threadId, /** @type {Json} */ (saved.view))
       : new View(threadId);
@@ -2002,14 +2148,34 @@ class Thread {
     this.unsettled = /** @type {Set<Run>} */ (new Set());
     this.probes = 0;
     this.attached = false;
+    /** Whether somebody has asked to follow it, and not only for a run on it. */
+    this.wanted = false;
     // Whoever has not seen the beginning of a message cannot add up what is new of it.
     this.textMode = !saved && this.seq > 0 ? "full" : "delta";
-    /** @type {Promise<void>} */
-    this.ready = new Promise((resolve, reject) => {
+    this.#messages = new Messages(buffer);
+    this.ready = this.#promised();
+  }
+
+  /** It is followed again: whoever waits, or iterates, does so anew. */
+  reopen() {
+    this.attached = false;
+    this.#messages = new Messages(this.#buffer);
+    this.ready = this.#promised();
+  }
+
+  /** @returns {Promise<void>} */
+  #promised() {
+    const ready = new Promise((/** @type {(value: void) => void} */ resolve, reject) => {
       this.#answered = resolve;
       this.#refused = reject;
     });
-    this.ready.catch(() => {});
+    ready.catch(() => {});
+    return ready;
+  }
+
+  /** Whether somebody looks at it, be there a run or not. */
+  get held() {
+    return this.wanted || this.#listeners.size > 0;
   }
 
   /** @returns {api.Position | null} */
@@ -2091,7 +2257,11 @@ class Thread {
    */
   subscribe(listener) {
     this.#listeners.add(listener);
-    return () => void this.#listeners.delete(listener);
+    this.#client.follow(this);
+    return () => {
+      this.#listeners.delete(listener);
+      this.#client.letGo(this);
+    };
   }
 
   /**
@@ -2100,7 +2270,7 @@ class Thread {
    * @returns {Promise<api.Run>}
    */
   newChat(messages, options) {
-    return this.#client.newChat(messages, { ...options, threadId: this.threadId });
+    return this.#client.newChat(messages, { ...options, threadId: this.threadId }, this);
   }
 
   /**
@@ -2108,7 +2278,7 @@ class Thread {
    * @returns {Promise<api.Run>}
    */
   resumeChat(options) {
-    return this.#client.resumeChat(this.threadId, options);
+    return this.#client.resumeChat(this.threadId, options, this);
   }
 
   /**
@@ -2122,7 +2292,7 @@ class Thread {
 
   /** @returns {Promise<void>} */
   cancel() {
-    return this.#client.cancel({ thread_id: this.threadId });
+    return this.#client.cancel({ threadId: this.threadId });
   }
 
   /** @returns {Promise<void>} */
@@ -2138,7 +2308,91 @@ class Thread {
 // --- the client -----------------------------------------------------------------------------------
 
 const RETRY_MS = 1_000;
+const UNKNOWN_PACE_MS = 100;
+const FASTEST_MS = 10;
 const TOO_LONG = 1009;
+const TOO_FAST = 4429;
+const STARTS = new Set(["new_chat", "resume_chat"]);
+
+/**
+ * The turns of messages that must not be sent at once, because the server has refused some for their
+ * rate (PROTOCOL.md): wait for as long as it says, then send one by one, no faster than the shortest
+ * time that it has said. What is new waits behind what was refused: it counts, too.
+ */
+class Pace {
+  /** @type {number[]} */
+  #waiting = [];
+  #interval = 0;
+  #nextAt = 0;
+
+  /**
+   * Whether whatever is to be sent has to wait for its turn.
+   *
+   * @param {number} now
+   */
+  limited(now) {
+    return this.#waiting.length > 0 || now < this.#nextAt;
+  }
+
+  /**
+   * The server has refused a message.
+   *
+   * @param {number} retryAfter
+   * @param {number} now
+   * @returns {boolean} whether it had not done so already
+   */
+  slowDown(retryAfter, now) {
+    const wait = Math.max(retryAfter, FASTEST_MS);
+    const news = !this.limited(now);
+    this.#interval = news ? wait : Math.min(this.#interval, wait);
+    this.#nextAt = Math.max(this.#nextAt, now + wait);
+    return news;
+  }
+
+  /**
+   * Give a message its turn, after those that wait already.
+   *
+   * @param {number} id
+   */
+  wait(id) {
+    if (!this.#waiting.includes(id)) this.#waiting.push(id);
+  }
+
+  /**
+   * How long until the next turn; null where nothing waits.
+   *
+   * @param {number} now
+   */
+  due(now) {
+    return this.#waiting.length > 0 ? Math.max(this.#nextAt - now, 0) : null;
+  }
+
+  /**
+   * The message whose turn it is; the next one's comes an interval later.
+   *
+   * @param {number} now
+   */
+  take(now) {
+    this.#nextAt = now + this.#interval;
+    return /** @type {number} */ (this.#waiting.shift());
+  }
+
+  /** @param {boolean} abused whether the connection ended because too much was sent over it */
+  disconnected(abused) {
+    this.#waiting = [];
+    this.#interval = abused ? this.#interval || UNKNOWN_PACE_MS : 0;
+    this.#nextAt = 0;
+  }
+
+  /**
+   * There is another connection; after one that was abused it is begun slowly.
+   *
+   * @param {number} now
+   */
+  connected(now) {
+    if (this.#interval > 0) this.#nextAt = now + this.#interval;
+  }
+}
 
 /**
  * A request that waits for its answer.
@@ -2166,8 +2420,9 @@ class Client {
   /** @type {Map<number, Request>} */
   #requests = new Map();
   #nextId = 1;
+  #pace = new Pace();
   /** @type {unknown} */
-  #resending = null;
+  #turn = null;
   #clock;
   /** @type {() => void} */
   #opened = () => {};
@@ -2215,21 +2470,23 @@ class Client {
   /**
    * @param {string | api.InputMessage[] | api.NewChatOptions} messages
    * @param {api.NewChatOptions} [options]
+   * @param {Thread} [thread] the thread, where it is asked
    * @returns {Promise<Run>}
    */
-  async newChat(messages, options = {}) {
+  async newChat(messages, options = {}, thread = undefined) {
     const listed = typeof messages === "string" || Array.isArray(messages);
     const asked = listed ? { ...options, messages } : { ...messages, ...options };
-    return this.#start("new_chat", newChatFields(asked), asked);
+    return this.#start("new_chat", newChatFields(asked), asked, thread);
   }
 
   /**
    * @param {string} threadId
    * @param {api.ResumeChatOptions} [options]
+   * @param {Thread} [thread] the thread, where it is asked
    * @returns {Promise<Run>}
    */
-  async resumeChat(threadId, options = {}) {
-    return this.#start("resume_chat", resumeChatFields(threadId, options), options);
+  async resumeChat(threadId, options = {}, thread = undefined) {
+    return this.#start("resume_chat", resumeChatFields(threadId, options), options, thread);
   }
 
   /**
@@ -2239,15 +2496,17 @@ class Client {
    */
   thread(threadId, options = {}) {
     ensureId(threadId, "threadId");
+    checkOptions(options, ATTACH_OPTIONS);
     const { saved, after, runId } = options;
     if (runId !== undefined) ensureId(runId, "runId");
     if (after != null) checkPosition(after);
     if (saved != null) checkSaved(saved, threadId);
     this.#ensureOpen();
     const known = this.#threads.get(threadId);
-    if (known === undefined) return this.#begin(threadId, options);
-    if (runId === undefined) this.#widen(known);
-    return known;
+    const thread = known ?? this.#begin(threadId, options);
+    thread.wanted = true;
+    if (known !== undefined && runId === undefined) this.#widen(known);
+    return thread;
   }
 
   /**
@@ -2270,17 +2529,22 @@ class Client {
     return this.#connection.close();
   }
 
-  /** @param {{run_id: string} | {thread_id: string}} which */
-  async cancel(which) {
-    await this.#ask("cancel", which);
+  /**
+   * @param {{runId?: string, threadId?: string}} which
+   * @returns {Promise<void>}
+   */
+  async cancel({ runId, threadId }) {
+    if (runId === undefined) ensureId(threadId, "threadId");
+    else ensureId(runId, "runId");
+    await this.#ask("cancel", runId === undefined ? { thread_id: threadId } : { run_id: runId });
   }
 
   /** @param {Thread} thread */
   async detach(thread) {
+    thread.wanted = false;
     if (this.#threads.get(thread.threadId) !== thread) return;
     this.#forget(thread, new DetachedError("the thread was detached"), true);
-    // On another connection it is not followed anyway.
-    if (this.#connection.ready) await this.#ask("detach", { thread_id: thread.threadId });
+    await this.#leave(thread.threadId);
   }
 
   // -- what runs and threads tell
@@ -2318,16 +2582,65 @@ class Client {
   // -- following
 
   /**
+   * Follow a thread again that was let go, from where it stands.
+   *
+   * @param {Thread} thread
+   */
+  follow(thread) {
+    if (this.state.status === "closed" || this.#threads.has(thread.threadId)) return;
+    thread.reopen();
+    this.#enlist(thread);
+  }
+
+  /**
+   * Let go of a thread that was followed for the sake of its runs, when none goes on.
+   *
+   * @param {Thread} thread
+   */
+  letGo(thread) {
+    const { threadId } = thread;
+    if (this.#threads.get(threadId) !== thread || thread.held || thread.probes > 0) return;
+    if (this.#isStarting(threadId) || this.#runsOf(thread).length > 0) return;
+    this.#forget(thread, new DetachedError("its runs have ended"), true);
+    this.#leave(threadId).catch(this.reportThrown);
+  }
+
+  /**
    * @param {string} threadId
    * @param {api.AttachOptions} options
    */
   #begin(threadId, options) {
     const thread = new Thread(this, threadId, options, this.#buffer);
-    this.#threads.set(threadId, thread);
+    this.#enlist(thread);
+    return thread;
+  }
+
+  /** @param {Thread} thread */
+  #enlist(thread) {
+    this.#threads.set(thread.threadId, thread);
     for (const { runId } of thread.view.runs) this.#threadOfRun.set(runId, thread);
     if (thread.runId !== null) this.#threadOfRun.set(thread.runId, thread);
     if (this.#connection.ready) this.#follow(thread);
-    return thread;
+  }
+
+  /**
+   * Have the server tell of a thread no longer. On another connection it does not anyway.
+   *
+   * @param {string} threadId
+   */
+  async #leave(threadId) {
+    if (this.#connection.ready) await this.#ask("detach", { thread_id: threadId });
+  }
+
+  /**
+   * Whether a run is about to start on a thread.
+   *
+   * @param {string} threadId
+   */
+  #isStarting(threadId) {
+    return [...this.#requests.values()].some(
+      ({ message }) => STARTS.has(message.type) && message.thread_id === threadId,
+    );
   }
 
   /**
@@ -2426,10 +2739,14 @@ class Client {
    * @param {Thread} thread
    */
   #settle(thread) {
-    for (const run of [...this.#runs.values()]) {
-      if (this.#threadOfRun.get(run.runId) !== thread || run.known === null) continue;
-      if (thread.probes === 0 && thread.seq >= run.known.head) run.end(run.known.status);
+    for (const run of this.#runsOf(thread)) {
+      if (run.known === null || thread.probes > 0 || thread.seq < run.known.head) continue;
+      const { status } = run.known;
+      const end = { type: "end", run_id: run.runId, seq: thread.seq, data: { status } };
+      notify([run.callbacks, this.#options], end, (error) => this.report(error, run));
+      run.take(end);
     }
+    this.letGo(thread);
   }
 
   // -- asking
@@ -2437,20 +2754,23 @@ class Client {
   /**
    * @param {"new_chat" | "resume_chat"} type
    * @param {Json} fields
-   * @param {api.StartOptions} callbacks
+   * @param {api.StartOptions} given
+   * @param {Thread | undefined} asked
    */
-  async #start(type, fields, callbacks) {
+  async #start(type, fields, given, asked) {
+    if (asked !== undefined) this.follow(asked);
     const thread = this.#threads.get(fields.thread_id);
     if (thread !== undefined) this.#widen(thread);
     const options = { ...fields.options, text: thread?.textMode ?? "delta" };
     const runId = fields.run_id;
     const known = this.#runs.get(runId);
-    const run = known ?? new Run(this, runId, callbacks, this.#buffer);
+    const run = known ?? new Run(this, runId, callbacksOf(given), this.#buffer);
     this.#runs.set(runId, run);
     try {
       await this.#ask(type, { ...fields, options }, (data) => this.#started(run, data));
     } catch (error) {
       if (known === undefined) this.#runs.delete(runId);
+      if (thread !== undefined) this.letGo(thread);
       throw error;
     }
     return run;
@@ -2497,43 +2817,73 @@ class Client {
 
   #ensureOpen() {
     const { state } = this;
-    if (state.status === "closed") throw state.error ?? new DetachedError("the client is closed");
+    if (state.status === "closed") throw state.error ?? closedError();
   }
 
   /** @param {Omit<Request, "text" | "sent">} request */
   #send(request) {
     const id = this.#nextId++;
     const message = { id, ...request.message };
-    let text;
-    try {
-      text = JSON.stringify(message);
-    } catch (cause) {
-      throw new InvalidRequest(
-        "message",
-        `expected what JSON can hold: ${/** @type {Error} */ (cause).message}`,
-      );
+    this.#requests.set(id, { ...request, message, text: JSON.stringify(message), sent: false });
+    if (this.#connection.ready) this.#dispatch(id);
+  }
+
+  /**
+   * Send a request, or have it wait for its turn.
+   *
+   * @param {number} id
+   */
+  #dispatch(id) {
+    if (this.#pace.limited(this.#clock.now())) this.#dispatchInTurn(id);
+    else this.#put(this.#requests.get(id));
+  }
+
+  /** @param {number} id */
+  #dispatchInTurn(id) {
+    this.#pace.wait(id);
+    if (this.#turn === null) this.#awaitTurn();
+  }
+
+  #awaitTurn() {
+    const due = this.#pace.due(this.#clock.now());
+    this.#turn = due === null ? null : this.#clock.setTimeout(() => this.#takeTurn(), due);
+  }
+
+  #takeTurn() {
+    const now = this.#clock.now();
+    if (this.#pace.due(now) === 0) {
+      const id = this.#pace.take(now);
+      const request = this.#requests.get(id);
+      const threadId = request?.message.thread_id;
+      const isFollowed = this.#threads.has(threadId) || this.#isStarting(threadId);
+      // What was to be left is followed again meanwhile.
+      if (request?.message.type === "detach" && isFollowed) this.#take(id)?.answered({});
+      else this.#put(request);
     }
-    const sent = { ...request, message, text, sent: this.#connection.ready };
-    this.#requests.set(id, sent);
-    if (sent.sent) this.#connection.send(message, text);
+    this.#awaitTurn();
+  }
+
+  /** @param {Request | undefined} request */
+  #put(request) {
+    if (request === undefined) return;
+    request.sent = true;
+    this.#connection.send(request.message, request.text);
   }
 
   /** Follow again what was followed, then ask again what was not answered. */
   #resume() {
     this.#opened();
+    this.#pace.connected(this.#clock.now());
     for (const thread of this.#threads.values()) this.#follow(thread);
-    for (const request of [...this.#requests.values()]) {
-      if (request.sent) continue;
-      request.sent = true;
-      this.#connection.send(request.message, request.text);
-    }
+    for (const [id, request] of [...this.#requests]) if (!request.sent) this.#dispatch(id);
   }
 
   /** @param {number} code */
   #interrupted(code) {
     if (code === TOO_LONG) this.#refuseLongest();
-    this.#clock.clearTimeout(this.#resending);
-    this.#resending = null;
+    this.#clock.clearTimeout(this.#turn);
+    this.#turn = null;
+    this.#pace.disconnected(code === TOO_FAST);
     for (const [id, request] of this.#requests) {
       request.sent = false;
       if (request.attaches !== null) this.#requests.delete(id);
@@ -2548,12 +2898,12 @@ class Client {
     const [longest] = sent.sort(([, one], [, other]) => other.text.length - one.text.length);
     if (longest === undefined) return;
     const message = "the message is longer than the server takes";
-    this.#take(longest[0])?.refused(new RequestRefused({ code: "too_long", message }));
+    this.#take(longest[0])?.refused(new RequestRefused({ code: "limit_exceeded", message }));
   }
 
   /** @param {api.Loss} loss */
   #closed(loss) {
-    const error = loss.cause ?? new DetachedError("the client is closed");
+    const error = loss.cause ?? closedError();
     const quiet = loss.cause === undefined;
     for (const id of [...this.#requests.keys()]) this.#take(id)?.refused(error);
     for (const thread of [...this.#threads.values()]) this.#forget(thread, error, quiet);
@@ -2575,7 +2925,7 @@ class Client {
       if (message.seq !== undefined) this.#logged(message);
       else if (message.request_id !== undefined) this.#answer(message);
       else if (message.type === "gap" || message.type === "snapshot") this.#recovered(message);
-      else if (message.type === "error") this.#unasked(message.data);
+      else if (message.type === "error") this.report(new RequestRefused(/** @type {any} */ (message.data)));
     } catch (cause) {
       this.report(
         new ProtocolError(`the message "${message.type}" is not as it should be`, { cause }),
@@ -2585,6 +2935,11 @@ class Client {
 
   /** @param {Json} message */
   #answer({ type, request_id: id, data }) {
+    const isLeft = this.#requests.get(id)?.message.type === "detach";
+    if (type === "error" && (data.code === "rate_limited" || (isLeft && data.retryable))) {
+      this.#slowDown(data, id);
+      return;
+    }
     const request = this.#take(id);
     if (request === undefined) return;
     if (type !== "error") {
@@ -2592,23 +2947,22 @@ class Client {
       return;
     }
     // It has ended meanwhile: a first attempt may have stopped it.
-    if (data.code === "not_found" && request.message.type === "cancel") request.answered(data);
+    const isOver = data.code === "not_found" && ["cancel", "detach"].includes(request.message.type);
+    if (isOver) request.answered(data);
     else request.refused(new RequestRefused(/** @type {any} */ (data)));
   }
 
   /**
-   * A message was not even looked at, and nobody says which: ask everything again, later. All of it
-   * may be asked twice.
+   * A message came too fast and was not carried out: have it wait, and what comes after.
    *
    * @param {Json} data
+   * @param {number} id
    */
-  #unasked(data) {
-    this.report(new RequestRefused(/** @type {any} */ (data)));
-    if (data.code !== "rate_limited" || this.#resending !== null) return;
-    this.#resending = this.#clock.setTimeout(() => {
-      this.#resending = null;
-      for (const { message, text } of this.#requests.values()) this.#connection.send(message, text);
-    }, RETRY_MS);
+  #slowDown(data, id) {
+    const wait = data.retry_after_ms ?? RETRY_MS;
+    if (this.#pace.slowDown(wait, this.#clock.now()))
+      this.report(new RequestRefused(/** @type {any} */ (data)));
+    if (this.#requests.has(id)) this.#dispatchInTurn(id);
   }
 
   /** @param {Json} message */
@@ -2650,7 +3004,9 @@ class Client {
     if (message.type === "error")
       this.report(new RunFailedError(message.run_id, message.data), run, thread);
     else
-      notify([run?.callbacks, thread.callbacks, this.#options], message, thread, this.reportThrown);
+      notify([run?.callbacks, thread.callbacks, this.#options], message, (error) =>
+        this.report(error, run, thread),
+      );
     thread.push(message);
     run?.take(message);
   }
@@ -2690,10 +3046,10 @@ class Client {
     // While the server is asked about one run, it shows the thread as that run has left it.
     if (thread === undefined || thread.probes > 0) return;
     if (message.type === "snapshot") this.#replaced(thread, data);
-    notify([thread.callbacks, this.#options], message, thread, this.reportThrown);
+    notify([thread.callbacks, this.#options], message, (error) => this.report(error, null, thread));
     thread.push(message);
     for (const run of this.#runsOf(thread)) {
-      notify([run.callbacks], message, thread, this.reportThrown);
+      notify([run.callbacks], message, (error) => this.report(error, run));
       run.take(message);
     }
     if (message.type === "snapshot") this.#settle(thread);
@@ -2736,6 +3092,9 @@ class Client {
     return [...this.#runs.values()].filter((run) => this.#threadOfRun.get(run.runId) === thread);
   }
 }
+
+/** What is thrown after `close`. */
+const closedError = () => new ConnectionFailedError("the client was closed");
 
 /**
  * @param {unknown} saved

@@ -6,7 +6,6 @@ import { test } from "node:test";
 import {
   ConnectionFailedError,
   ConnectionLostError,
-  DetachedError,
   InvalidRequest,
   ProtocolError,
   RequestRefused,
@@ -16,6 +15,8 @@ import { ManualClock, fakeClient, following, running, settle, standing } from ".
 
 const waits = (states) =>
   states.filter((state) => state.delayMs !== undefined).map((state) => state.delayMs);
+
+const CLOSED = { name: "ConnectionFailedError", message: "the client was closed" };
 
 test("connects at once, offers the subprotocol, and tells its states", async () => {
   const { client, socket, states } = fakeClient();
@@ -53,9 +54,16 @@ test("refuses options that cannot be meant", () => {
     "reconnect.delayMs": ["ws://x", { reconnect: { delayMs: -1 } }],
     "reconnect.jitter": ["ws://x", { reconnect: { jitter: 2 } }],
     "reconnect.maxAttempts": ["ws://x", { reconnect: { maxAttempts: 1.5 } }],
+    "reconnect.delay": ["ws://x", { reconnect: { delay: 1 } }],
+    tokens: ["ws://x", { tokens: "x" }],
+    onTxt: ["ws://x", { onTxt: () => {} }],
+    onText: ["ws://x", { onText: "x" }],
+    onState: ["ws://x", { onState: {} }],
+    options: ["ws://x", null],
   };
   for (const [field, [url, options]] of Object.entries(bad)) {
-    const make = () => connect(url, { WebSocket: class {}, ...options });
+    const given = options === null ? "x" : { WebSocket: class {}, ...options };
+    const make = () => connect(url, given);
     assert.throws(make, (error) => error instanceof InvalidRequest && error.field === field, field);
   }
   assert.throws(() => connect("ftp://x", { WebSocket: class {} }), { field: "url" });
@@ -178,7 +186,7 @@ test("obeys bye: reauth, with another token", async () => {
   assert.deepEqual(sockets[1].sent, [{ type: "auth", id: "auth", token: "token-2" }]);
 });
 
-for (const code of [1000, 4400, 4403]) {
+for (const code of [4400, 4403, 4406]) {
   test(`does not come back after ${code}`, async () => {
     const { client, socket } = fakeClient();
     socket.accept();
@@ -189,7 +197,7 @@ for (const code of [1000, 4400, 4403]) {
   });
 }
 
-for (const code of [1001, 1006, 1011, 1012, 1013, 4408, 4429, 4450]) {
+for (const code of [1000, 1001, 1006, 1011, 1012, 1013, 4408, 4429, 4450]) {
   test(`comes back after ${code}`, async () => {
     const { clock, sockets } = fakeClient();
     sockets[0].accept();
@@ -274,13 +282,13 @@ test("a token function that fails is tried again", async () => {
 });
 
 test("knows HTTP refusals where the platform tells them", async () => {
-  for (const status of [400, 401, 403, 404, 426]) {
+  for (const status of [400, 401, 403, 404, 410, 426]) {
     const { client, socket } = fakeClient();
     socket.refuse(status);
     assert.equal(client.state.status, "closed", `${status}`);
     assert.equal(client.state.error.httpStatus, status);
   }
-  for (const status of [429, 500, 503]) {
+  for (const status of [408, 425, 429, 500, 502, 503, 504]) {
     const { client, socket } = fakeClient();
     socket.refuse(status);
     assert.equal(client.state.status, "reconnecting", `${status}`);
@@ -371,7 +379,7 @@ test("closes when asked: those who wait are told, iterations end", async () => {
   const iterating = (async () => {
     for await (const message of thread) seen.push(message);
   })();
-  const result = assert.rejects(run.result(), DetachedError);
+  const result = assert.rejects(run.result(), CLOSED);
   const closing = client.close();
   assert.equal(socket.closed, 1000);
   socket.drop(1000);
@@ -381,8 +389,9 @@ test("closes when asked: those who wait are told, iterations end", async () => {
     reason: "closed by the client",
     error: null,
   });
-  await assert.rejects(client.newChat("again"), DetachedError);
-  assert.throws(() => client.thread("t-2"), DetachedError);
+  await assert.rejects(client.newChat("again"), CLOSED);
+  await assert.rejects(thread.newChat("again"), CLOSED);
+  assert.throws(() => client.thread("t-2"), CLOSED);
   await client.close();
   assert.equal(clock.pending, 0);
 });
@@ -404,5 +413,5 @@ test("closing while it waits to reconnect is final", async () => {
   await client.close();
   await clock.advance(60_000);
   assert.equal(sockets.length, 1);
-  await assert.rejects(client.opened, DetachedError);
+  await assert.rejects(client.opened, CLOSED);
 });

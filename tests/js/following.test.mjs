@@ -39,7 +39,18 @@ test("a run, from its beginning to its result", async () => {
   const record =
     (name) =>
     (...values) =>
-      calls.push([name, values[0]]);
+      calls.push([name, ...values]);
+  const at = (seq) => ({ run_id: "r-1", seq });
+  const text = (seq, delta, offset, text) => ({
+    ...at(seq),
+    message_id: "m-1",
+    index: 0,
+    node: "agent",
+    delta,
+    offset,
+    text,
+  });
+  const progress = { name: "progress", data: { percent: 40 } };
   const { socket, run } = await running(
     { onText: record("client.onText"), onEnd: record("client.onEnd") },
     {
@@ -74,17 +85,17 @@ test("a run, from its beginning to its result", async () => {
   assert.equal(result.text, "Hello");
   assert.equal(result.final.execution_time_ms, 1);
   assert.deepEqual(calls, [
-    ["onWorkflowStep", { step: "agent", status: "started", task_id: "x" }],
-    ["onText", "Hel"],
-    ["client.onText", "Hel"],
-    ["onText", "Hello"],
-    ["client.onText", "Hello"],
-    ["onCustom", "progress"],
-    ["onCustom", "end"],
-    ["onSources", [source]],
-    ["onFinal", { text: "Hello", sources: [], execution_time_ms: 1 }],
-    ["onEnd", "completed"],
-    ["client.onEnd", "completed"],
+    ["onWorkflowStep", "agent", { ...at(2), step: "agent", status: "started", task_id: "x" }],
+    ["onText", "Hel", text(3, "Hel", 0, "Hel")],
+    ["client.onText", "Hel", text(3, "Hel", 0, "Hel")],
+    ["onText", "Hello", text(4, "lo", 3, "Hello")],
+    ["client.onText", "Hello", text(4, "lo", 3, "Hello")],
+    ["onCustom", "progress", { percent: 40 }, { ...at(5), ...progress }],
+    ["onCustom", "end", 1, { ...at(6), name: "end", data: 1 }],
+    ["onSources", [source], { ...at(7), sources: [source], added: 1 }],
+    ["onFinal", { ...at(9), text: "Hello", sources: [], execution_time_ms: 1 }],
+    ["onEnd", "completed", { ...at(10), status: "completed" }],
+    ["client.onEnd", "completed", { ...at(10), status: "completed" }],
   ]);
   assert.equal(run.status, "completed");
   assert.equal(run.text, "Hello");
@@ -322,7 +333,8 @@ test("a run that went away with the log of its thread is lost", async () => {
   socket.answer("attach", standing({ epoch: "e-2" }));
   socket.say(gap({ reason: "unknown", epoch: "e-2" }), snapshot({ epoch: "e-2", seq: 0 }));
   await assert.rejects(fake.run.result(), { name: "RunFailedError", code: "lost" });
-  assert.deepEqual(socket.types(), ["attach"]);
+  // The thread was followed for its sake alone.
+  assert.deepEqual(socket.types(), ["attach", "detach"]);
 });
 
 test("a run that ended unseen is known to have ended from the snapshot", async () => {
@@ -590,6 +602,121 @@ test("an unanswered detach needs no answer once the connection is lost; a cancel
   assert.deepEqual(socket.types(), ["attach", "cancel"]);
   socket.answer("cancel", standing({ status: "cancelling" }));
   await cancelling;
+});
+
+test("a thread is let go when the last run that was started on it has ended", async () => {
+  const { client, socket, run } = await running();
+  const { thread } = run;
+  const second = client.newChat("Next", { threadId: "t-1", runId: "r-2" });
+  await settle();
+  socket.say(began(1), delta(2, "Hello", 0), ended(3));
+  await run.result();
+  // The other is about to start.
+  assert.equal(client.threads.get("t-1"), thread);
+  socket.answer("new_chat", standing({ run_id: "r-2", status: "running", head: 3 }));
+  const next = await second;
+  socket.say(began(4, "r-2"), ended(5, "completed", "r-2"));
+  await next.result();
+  assert.equal(client.threads.size, 0);
+  assert.deepEqual(socket.types(), ["new_chat", "new_chat", "detach"]);
+  // It can still be looked at.
+  assert.equal(run.text, "Hello");
+  assert.deepEqual(
+    thread.view.runs.map(({ status }) => status),
+    ["completed", "completed"],
+  );
+  assert.equal(thread.position.seq, 5);
+});
+
+test("a thread that was let go is followed again for what is asked of it", async () => {
+  const { client, socket, run } = await running();
+  socket.say(began(1), ended(2, "interrupted"));
+  await run.result();
+  const answering = run.answer("yes", { runId: "r-2" });
+  await settle();
+  assert.deepEqual(socket.types(), ["new_chat", "detach", "attach", "resume_chat"]);
+  const { after, epoch } = socket.sent[2];
+  assert.deepEqual({ after, epoch }, { after: 2, epoch: "e-1" });
+  socket.answer("attach", standing({ head: 2 }));
+  socket.answer("resume_chat", standing({ run_id: "r-2", status: "running", head: 2 }));
+  const next = await answering;
+  assert.equal(next.thread, run.thread);
+  assert.equal(client.threads.get("t-1"), run.thread);
+  const seen = [];
+  const iterating = (async () => {
+    for await (const { type } of run.thread) seen.push(type);
+  })();
+  socket.say(began(3, "r-2"), ended(4, "completed", "r-2"));
+  await next.result();
+  await iterating;
+  assert.deepEqual(seen, ["run", "end"]);
+  assert.equal(client.threads.size, 0);
+  assert.equal(run.thread.view.runs.length, 2);
+});
+
+test("a thread that was asked for, or is looked at, is not let go", async () => {
+  const asked = await running();
+  assert.equal(asked.client.thread("t-1"), asked.run.thread);
+  asked.socket.say(began(1), ended(2));
+  assert.equal(asked.client.threads.size, 1);
+
+  const looked = await running();
+  const stop = looked.run.thread.subscribe(() => {});
+  looked.socket.say(began(1), ended(2));
+  assert.equal(looked.client.threads.size, 1);
+  stop();
+  assert.equal(looked.client.threads.size, 0);
+  const again = looked.run.thread.subscribe(() => {});
+  assert.deepEqual(looked.socket.types(), ["new_chat", "detach", "attach"]);
+  again();
+});
+
+test("a thread on which a run was refused is let go again", async () => {
+  const { client, socket, run } = await running();
+  socket.say(began(1), ended(2));
+  const busy = run.thread.newChat("Next");
+  await settle();
+  socket.answer("attach", standing({ head: 2 }));
+  socket.answer("new_chat", { code: "thread_busy", message: "busy", retryable: true }, "error");
+  await assert.rejects(busy, { code: "thread_busy" });
+  assert.equal(client.threads.size, 0);
+  assert.equal(socket.types().at(-1), "detach");
+});
+
+test("a run whose end is learned otherwise ends for callbacks and iterations, too", async () => {
+  const ends = [];
+  const fake = await running(
+    { onEnd: (status, { run_id }) => ends.push(["client", status, run_id]) },
+    { onEnd: (status) => ends.push(["run", status]) },
+  );
+  fake.socket.say(began(1));
+  const socket = await reconnect(fake);
+  socket.answer("attach", standing({ epoch: "e-2" }));
+  socket.say(gap({ reason: "unknown", epoch: "e-2" }), snapshot({ epoch: "e-2", seq: 0 }));
+  await assert.rejects(fake.run.result(), { code: "lost", retryable: false });
+  assert.deepEqual(ends, [
+    ["run", "lost"],
+    ["client", "lost", "r-1"],
+  ]);
+  const types = [];
+  for await (const { type } of fake.run) types.push(type);
+  assert.deepEqual(types, ["run", "gap", "snapshot", "end"]);
+});
+
+test("the run that answers has the callbacks of the one that asked, unless others are given", async () => {
+  const calls = [];
+  const { socket, run } = await running(
+    {},
+    { onEnd: (status) => calls.push(status), onCustom: () => calls.push("asked") },
+  );
+  socket.say(began(1), ended(2, "interrupted"));
+  const answering = run.answer("yes", { runId: "r-2", onCustom: () => calls.push("answered") });
+  await settle();
+  socket.answer("attach", standing({ head: 2 }));
+  socket.answer("resume_chat", standing({ run_id: "r-2", status: "running", head: 2 }));
+  await answering;
+  socket.say(began(3, "r-2"), logged(4, "tick", 1, "r-2"), ended(5, "completed", "r-2"));
+  assert.deepEqual(calls, ["interrupted", "answered", "completed"]);
 });
 
 test("listeners of a view hear once of what arrives together", async () => {

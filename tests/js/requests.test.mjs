@@ -11,8 +11,6 @@ const user = { role: "user", content: "Hello" };
 test("what is wrong is named, and not sent", async () => {
   const { client, socket } = fakeClient();
   socket.accept();
-  const cycle = {};
-  cycle.itself = cycle;
   const wrong = [
     ["messages", () => client.newChat([])],
     ["messages", () => client.newChat({})],
@@ -34,8 +32,16 @@ test("what is wrong is named, and not sent", async () => {
     ["assistantId", () => client.newChat("Hello", { assistantId: "" })],
     ["multitaskStrategy", () => client.newChat("Hello", { multitaskStrategy: "wait" })],
     ["options", () => client.newChat("Hello", { options: [] })],
-    ["message", () => client.newChat({ input: cycle })],
-    ["message", () => client.newChat({ input: 10n })],
+    ["option", () => client.newChat("Hello", { option: 1 })],
+    ["checkpointId", () => client.newChat("Hello", { checkpointId: "c" })],
+    ["onTxt", () => client.newChat("Hello", { onTxt: () => {} })],
+    ["onText", () => client.newChat("Hello", { onText: "x" })],
+    ["threadId", () => client.resumeChat("t-1", { threadId: "t-2" })],
+    ["onEnd", () => client.resumeChat("t-1", { onEnd: 1 })],
+    ["runID", () => client.attach("t-1", { runID: "r" })],
+    ["onGap", () => client.attach("t-1", { onGap: {} })],
+    ["threadId", () => client.cancel({})],
+    ["runId", () => client.cancel({ runId: "a b" })],
     ["threadId", () => client.resumeChat("")],
     ["resume", () => client.resumeChat("t-1", { messages: "a", resume: 1 })],
     ["checkpointId", () => client.resumeChat("t-1", { checkpointId: 7 })],
@@ -65,6 +71,63 @@ test("what is wrong is named, and not sent", async () => {
   }
   assert.deepEqual(socket.sent, []);
   assert.equal(client.threads.size, 0);
+});
+
+test("what JSON cannot hold is named with its path, and not sent", async () => {
+  const { client, socket } = fakeClient();
+  socket.accept();
+  const cycle = {};
+  cycle.itself = [cycle];
+  let deep = [];
+  for (let level = 0; level < 5_000; level++) deep = [deep];
+  const wrong = [
+    ["", NaN],
+    [".a.1", { a: [1, Infinity] }],
+    [".a.0", { a: [undefined] }],
+    [".0", new Array(1)],
+    [".f", { f: () => {} }],
+    [".s", { s: Symbol("x") }],
+    ["", 10n],
+    [".n", { n: 2 ** 53 }],
+    [".itself.0", cycle],
+    [".0".repeat(100), deep],
+    [".m", { m: new Map() }],
+    [".0", [new Set()]],
+    ["", new (class Order {})()],
+    [".d", { d: new Date(NaN) }],
+    [".0", ["\ud800"]],
+    ["", { toJSON: () => NaN }],
+  ];
+  const asks = [
+    ["input", (value) => client.newChat({ input: value })],
+    ["resume", (value) => client.resumeChat("t-1", { resume: value })],
+    ["update", (value) => client.resumeChat("t-1", { resume: 1, update: value })],
+    ["options.k", (value) => client.newChat("Hello", { options: { k: value } })],
+    ["messages.0.k", (value) => client.newChat([{ ...user, k: value }])],
+  ];
+  for (const [path, value] of wrong) {
+    for (const [field, ask] of asks) {
+      const named = (error) =>
+        error instanceof InvalidRequest &&
+        (value === deep ? error.field.startsWith(`${field}.0.0`) : error.field === field + path);
+      await assert.rejects(ask(value), named, `${field}${path}`);
+    }
+  }
+  assert.deepEqual(socket.sent, []);
+});
+
+test("what JSON can hold is sent as it is", async () => {
+  const { client, socket } = fakeClient();
+  socket.accept();
+  const when = new Date(0);
+  const input = { a: [1.5, true, null, "ü🕐", 1e300], none: undefined, when, bare: Object.create(null) };
+  void client.newChat({ input });
+  await settle();
+  assert.deepEqual(socket.sent[0].input, {
+    a: [1.5, true, null, "ü🕐", 1e300],
+    when: "1970-01-01T00:00:00.000Z",
+    bare: {},
+  });
 });
 
 test("new_chat, as it is on the wire", async () => {
@@ -189,6 +252,7 @@ test("answers interrupts of a run, and stops it", async () => {
 
   const answering = run.answer({ "i-1": "yes" }, { runId: "r-2" });
   await settle();
+  socket.answer("attach", standing({ run_id: "r-1", status: "interrupted", head: 2 }));
   const { id, ...asked } = socket.sent.at(-1);
   assert.deepEqual(asked, {
     type: "resume_chat",
@@ -208,7 +272,7 @@ test("answers interrupts of a run, and stops it", async () => {
   socket.say(logged(3, "end", { status: "cancelled" }, "r-2"));
   assert.equal((await next.result()).status, "cancelled");
   await next.cancel();
-  assert.equal(socket.sent.at(-1).type, "cancel");
+  assert.equal(socket.types().filter((type) => type === "cancel").length, 1);
 });
 
 test("stopping what has ended meanwhile is no error", async () => {
@@ -241,6 +305,12 @@ test("detaches: the server is told, iterations end, the thread can be followed a
   assert.notEqual(client.thread("t-1"), thread);
 });
 
+const tooFast = (request_id, retry_after_ms) => ({
+  type: "error",
+  request_id,
+  data: { code: "rate_limited", message: "slow down", retryable: true, retry_after_ms },
+});
+
 test("a thread that may not be followed is not", async () => {
   const { client, socket } = fakeClient();
   socket.accept();
@@ -255,26 +325,94 @@ test("a thread that may not be followed is not", async () => {
   assert.equal(client.threads.size, 0);
 });
 
-test("asks again for what the server did not even look at", async () => {
+test("asks again for what came too fast: alone, and when the server says", async () => {
   const { client, clock, socket, errors } = fakeClient();
   socket.accept();
-  const starting = client.newChat("Hello", { runId: "r-1" });
+  const first = client.newChat("Hello", { runId: "r-1" });
+  const second = client.newChat("Hello", { runId: "r-2", threadId: "t-2" });
   await settle();
-  socket.say({
-    type: "error",
-    data: { code: "rate_limited", message: "slow down", retryable: true },
-  });
+  socket.say(tooFast(2, 300), tooFast(1, 500));
+  const third = client.newChat("Hello", { runId: "r-3", threadId: "t-3" });
+  await clock.advance(499);
+  assert.equal(socket.sent.length, 2);
+  // One by one: no faster than the shortest time that was told.
+  await clock.advance(1);
+  assert.equal(socket.sent.length, 3);
+  await clock.advance(299);
+  assert.equal(socket.sent.length, 3);
+  await clock.advance(301);
+  assert.deepEqual(
+    socket.sent.map(({ id }) => id),
+    [1, 2, 2, 1, 3],
+  );
+  assert.deepEqual(
+    errors.map(({ code, retryAfterMs }) => [code, retryAfterMs]),
+    [["rate_limited", 300]],
+  );
+  for (const [id, thread_id] of [
+    [1, "t-1"],
+    [2, "t-2"],
+    [3, "t-3"],
+  ])
+    socket.say({
+      type: "run",
+      request_id: id,
+      data: standing({ thread_id, run_id: `r-${id}`, status: "running" }),
+    });
+  await Promise.all([first, second, third]);
+});
+
+test("what was refused for its rate waits for no other connection", async () => {
+  const { client, clock, sockets } = fakeClient();
+  sockets[0].accept();
+  void client.newChat("Hello", { runId: "r-1" });
+  await settle();
+  sockets[0].say(tooFast(1, 60_000));
+  sockets[0].drop();
   await clock.advance(1_000);
-  assert.deepEqual(socket.sent[0], socket.sent[1]);
-  assert.equal(errors[0].code, "rate_limited");
-  socket.answer("new_chat", standing({ run_id: "r-1", status: "running" }));
-  await starting;
+  sockets[1].accept();
+  assert.deepEqual(sockets[1].types(), ["new_chat"]);
+  await clock.advance(10_000);
+  assert.equal(sockets[1].sent.length, 1);
+});
+
+test("after it was closed for its rate it begins slowly", async () => {
+  const { client, clock, sockets } = fakeClient();
+  sockets[0].accept();
+  for (const runId of ["r-1", "r-2"]) void client.newChat("Hello", { runId });
+  await settle();
+  sockets[0].say(tooFast(1, 200));
+  sockets[0].drop(4429);
+  await clock.advance(1_000);
+  sockets[1].accept();
+  assert.deepEqual(sockets[1].types(), []);
+  await clock.advance(200);
+  assert.equal(sockets[1].sent.length, 1);
+  await clock.advance(200);
+  assert.equal(sockets[1].sent.length, 2);
+});
+
+test("a detach that came too fast is repeated, unless the thread is followed again", async () => {
+  for (const again of [false, true]) {
+    const { client, clock, socket, thread } = await following();
+    const detaching = thread.detach();
+    await settle();
+    socket.say(tooFast(socket.sent.at(-1).id, 100));
+    if (again) client.thread("t-1");
+    await clock.advance(1_000);
+    assert.deepEqual(
+      socket.types(),
+      again ? ["attach", "detach", "attach"] : ["attach", "detach", "detach"],
+    );
+    if (!again) socket.answer("detach", standing({ status: "detached" }));
+    await detaching;
+  }
 });
 
 test("a message that was too long is refused, and not sent again", async () => {
   const { client, clock, sockets } = fakeClient();
   sockets[0].accept();
-  const long = assert.rejects(client.newChat("x".repeat(100_000)), { code: "too_long" });
+  const long = assert.rejects(client.newChat("x".repeat(100_000)), { code: "limit_exceeded" });
   const short = client.newChat("Hello", { runId: "r-1" });
   await settle();
   sockets[0].drop(1009);

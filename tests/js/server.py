@@ -19,7 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, MessagesState, StateGraph
 
-from langgraph_ws import Identity, MemoryThreadLog, Retention, attach_websocket
+from langgraph_ws import Identity, Limits, MemoryThreadLog, Retention, attach_websocket
 from langgraph_ws.demo import demo_graph
 from langgraph_ws.testing import Reply, ScriptedModel
 from tests.proxy import CuttingProxy
@@ -39,6 +39,8 @@ async def serve() -> None:
     app = web.Application()
     app.router.add_get("/gates/{name}", open_gate)
     attach_websocket(app, demo_graph(delay=0.005), "/demo")
+    limits = Limits(messages_per_second=100, message_burst=20, threads_per_connection=30)
+    attach_websocket(app, graph_of(say_hello), "/hurried", limits=limits)
     attach_websocket(app, graph_of(tick_and_talk), "/ticks", log=log(100_000))
     attach_websocket(app, graph_of(talk_between_gates), "/gated", log=log(200))
     attach_websocket(
@@ -71,6 +73,10 @@ def graph_of(node: Any) -> Any:
 async def open_gate(request: web.Request) -> web.Response:
     gates[request.match_info["name"]].set()
     return web.Response()
+
+
+async def say_hello(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [AIMessage("Hello")]}
 
 
 async def tick_and_talk(state: MessagesState) -> dict[str, Any]:

@@ -70,7 +70,7 @@ describe("the demo", LIMIT, () => {
     const progress = [];
     const client = open(server.url("/demo"));
     const run = await client.newChat("What is a superstep?", {
-      onText: (text, { data }) => texts.push([data.message_id, text]),
+      onText: (text, { message_id: id }) => texts.push([id, text]),
       onCustom: (name, data) => progress.push([name, data.percent]),
     });
     const types = new Set();
@@ -241,7 +241,9 @@ describe("the demo", LIMIT, () => {
     });
     await assert.rejects(client.resumeChat("nothing-there"), { code: "nothing_to_continue" });
     await assert.rejects(client.attach("t", { runId: "nobody-knows" }), RequestRefused);
-    await assert.rejects(client.newChat("x".repeat(100_000)), { code: "too_long" });
+    await assert.rejects(client.newChat("x".repeat(100_000)), {
+      code: "limit_exceeded",
+    });
     assert.equal((await (await client.newChat("both")).result()).status, "completed");
   });
 
@@ -279,6 +281,44 @@ describe("the demo", LIMIT, () => {
     await Promise.all([whole, restored, positionOnly].map((thread) => until(thread, done)));
     assert.deepEqual(seen(restored), seen(whole));
     assert.equal(positionOnly.view.run.text, whole.view.run.text);
+  });
+
+  test("more conversations than a connection may follow at once", async () => {
+    const client = open(server.url("/demo"));
+    const runs = [];
+    for (let number = 0; number < 40; number++) {
+      const run = await client.newChat("fail", { onError: () => {} });
+      await assert.rejects(run.result(), { code: "graph_failed" });
+      runs.push(run);
+    }
+    assert.equal(client.threads.size, 0);
+    const next = await runs[0].thread.resumeChat();
+    assert.match((await next.result()).text, /I got over it/);
+    assert.equal(next.thread, runs[0].thread);
+    assert.deepEqual(
+      next.thread.view.runs.map(({ status }) => status),
+      ["failed", "completed"],
+    );
+  });
+
+  test("more than the server takes at once", async () => {
+    const errors = [];
+    const client = open(server.url("/hurried"), { onError: (error) => errors.push(error) });
+    for (let round = 0; round < 2; round++) {
+      const runs = await Promise.all(Array.from({ length: 30 }, () => client.newChat("Hi")));
+      for (const run of runs) assert.equal((await run.result()).text, "Hello");
+    }
+    assert.deepEqual(
+      errors.map(({ code }) => code),
+      ["rate_limited"],
+    );
+    assert.equal(client.threads.size, 0);
+  });
+
+  test("a URL at which nothing is served", async () => {
+    const client = open(server.url("/nothing"), { reconnect: { maxAttempts: 1, delayMs: 5 } });
+    await assert.rejects(client.opened, ConnectionFailedError);
+    if (!BUILT_IN) assert.match(client.state.reason, /404: nothing is served at this URL/);
   });
 
   test("detaching, while the run goes on", async () => {

@@ -9,8 +9,8 @@ import {
   type Client,
   type Message,
   type Run,
+  type RunStatus,
   type SavedThread,
-  type Thread,
   type ThreadView,
   type WebSocketConstructor,
 } from "../../langgraph_ws/static/client.js";
@@ -26,15 +26,21 @@ const client: Client = connect("/ws", {
   WebSocket: own,
   token: async () => "token",
   reconnect: { delayMs: 500, maxAttempts: null },
-  onText: (text, message, thread) => {
+  onText: (text, message) => {
     is<Equal<typeof text, string>>();
-    is<Equal<typeof message.data.delta, string | undefined>>();
-    is<Equal<typeof thread, Thread>>();
+    is<Equal<typeof message.delta, string | undefined>>();
+    is<Equal<typeof message.run_id, string>>();
   },
-  onCustom: async (name, data) => {
+  onCustom: async (name, data, message) => {
     is<Equal<typeof name, string>>();
     is<Equal<typeof data, unknown>>();
+    is<Equal<typeof message.seq, number>>();
   },
+  onEnd: (status, { run_id }) => {
+    is<Equal<typeof status, RunStatus>>();
+    is<Equal<typeof run_id, string>>();
+  },
+  onRolledBack: ({ superseded }) => console.log(superseded),
   onState: (state) => {
     if (state.status === "reconnecting") is<Equal<typeof state.delayMs, number>>();
     // @ts-expect-error: only a connection that waits to reconnect has a delay
@@ -51,6 +57,9 @@ void client.newChat([{ role: "system", content: "" }]);
 void client.newChat("Hello", { multitaskStrategy: "wait" });
 // @ts-expect-error: a view is not written to
 client.thread("t-1").view.messages[0]!.status = "open";
+void client.cancel({ threadId: "t-1" });
+// @ts-expect-error: a run or a thread
+void client.cancel({});
 // @ts-expect-error: clients come from `connect`
 new Client();
 
