@@ -37,8 +37,13 @@ LAYERS = [
     {"client.messages", "client.values"},
     {"client.requests"},
     {"client.pace", "client.reconnect", "client.view"},
-    {"client.handles", "client.link"},
+    {"client.callbacks", "client.link"},
+    {"client.handles"},
+    {"client.feed"},
+    {"client.outbox"},
+    {"client.following"},
     {"client.connection"},
+    {"client.client"},
     {"client"},
     # the rim
     {"following", "handshake", "playground"},
@@ -52,6 +57,7 @@ LAYERS = [
 ]
 NETWORK = {"aiohttp", "socket", "ssl", "http", "urllib"}
 RIM = {"handshake", "playground", "connection", "aiohttp", "__main__", "testing"} | {
+    "client.client",
     "client.connection",
     "client.link",
     "client.requests",

@@ -7,10 +7,15 @@
         print((await run.result()).text)
 """
 
-from langgraph_ws.client.connection import (
+from langgraph_ws.client.callbacks import (
+    Callbacks,
+)
+from langgraph_ws.client.client import (
     Client,
-    ConnectionState,
     connect,
+)
+from langgraph_ws.client.connection import (
+    ConnectionState,
 )
 from langgraph_ws.client.errors import (
     ClientError,
@@ -21,7 +26,6 @@ from langgraph_ws.client.errors import (
     RunFailedError,
 )
 from langgraph_ws.client.handles import (
-    Callbacks,
     Run,
     Thread,
 )

@@ -1,86 +1,32 @@
-"""What a program holds of the runs and threads that a client follows, and its callbacks."""
+"""What a program holds of the runs and threads that a client follows."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol, Unpack
 
+from langgraph_ws.client.callbacks import Callbacks, Given, check_callbacks
 from langgraph_ws.client.errors import ConnectionFailedError
 from langgraph_ws.client.messages import (
-    Attempt,
     ChatMessage,
-    Checkpoint,
-    Custom,
-    End,
-    Error,
-    Final,
     Gap,
     Interrupt,
-    InterruptAnswered,
     Message,
-    Reasoning,
-    RolledBack,
-    RunInfo,
-    Snapshot,
     Source,
-    Sources,
-    State,
-    Text,
-    ToolCall,
-    ToolResult,
     WorkflowStep,
 )
 from langgraph_ws.client.requests import NOTHING, Messages
 from langgraph_ws.client.view import Result, View
-from langgraph_ws.errors import ConfigurationError
 from langgraph_ws.log import Position
 
-__all__ = ["Callbacks", "Calls", "Handle", "Run", "Thread"]
-
-logger = logging.getLogger("langgraph_ws.client")
+__all__ = ["Handle", "Run", "Thread", "closed_error"]
 
 _BUFFER = 10_000
 """Messages that wait for a program that does not iterate."""
 _HIGH_WATER = 1_000
-"""Messages that wait for one that does, and calls that wait for theirs, before reading stops."""
-
-
-class Callbacks(TypedDict, total=False):
-    """What may be called, each a function or a coroutine function; in the order of the messages.
-
-    Those of a run or a thread are called for it alone, those of the client for whatever it follows,
-    each once for a message. The first argument is what the name says (texts are all of the text so
-    far); the message follows where that is more. `on_error` gets what goes wrong outside of a call
-    of the client: `ConnectionLostError` (it tries again), `ConnectionFailedError` (it does not),
-    `ProtocolError` (a message cannot be understood), `RunFailedError`, `RequestRefused` (what
-    nobody waits for), or what a callback raised.
-    """
-
-    on_run: Callable[[RunInfo], object]
-    on_text: Callable[[str, Text], object]
-    on_reasoning: Callable[[str, Reasoning], object]
-    on_message: Callable[[ChatMessage], object]
-    on_tool_call: Callable[[ToolCall], object]
-    on_tool_result: Callable[[ToolResult], object]
-    on_sources: Callable[[tuple[Source, ...], Sources], object]
-    on_workflow_step: Callable[[str, WorkflowStep], object]
-    on_interrupt: Callable[[Interrupt], object]
-    on_interrupt_answered: Callable[[InterruptAnswered], object]
-    on_graph_state: Callable[[State], object]
-    on_checkpoint: Callable[[Checkpoint], object]
-    on_custom: Callable[[str, Any, Custom], object]
-    on_rolled_back: Callable[[RolledBack], object]
-    on_attempt: Callable[[Attempt], object]
-    on_final: Callable[[Final], object]
-    on_end: Callable[[str, End], object]
-    on_gap: Callable[[Gap], object]
-    on_snapshot: Callable[[Snapshot], object]
-    on_error: Callable[[Exception], object]
+"""Messages that wait for one that does before reading stops."""
 
 
 class Answering(Callbacks, total=False):
@@ -93,151 +39,6 @@ class Answering(Callbacks, total=False):
     assistant_id: str | None
     multitask_strategy: str | None
     options: Mapping[str, Any] | None
-
-
-_NAMES: Mapping[type[Message], str] = {
-    RunInfo: "on_run",
-    Text: "on_text",
-    Reasoning: "on_reasoning",
-    ChatMessage: "on_message",
-    ToolCall: "on_tool_call",
-    ToolResult: "on_tool_result",
-    Sources: "on_sources",
-    WorkflowStep: "on_workflow_step",
-    Interrupt: "on_interrupt",
-    InterruptAnswered: "on_interrupt_answered",
-    State: "on_graph_state",
-    Checkpoint: "on_checkpoint",
-    Custom: "on_custom",
-    RolledBack: "on_rolled_back",
-    Attempt: "on_attempt",
-    Final: "on_final",
-    End: "on_end",
-    Gap: "on_gap",
-    Snapshot: "on_snapshot",
-    Error: "on_error",
-}
-
-
-def check_callbacks(callbacks: Mapping[str, object]) -> dict[str, Callable[..., object]]:
-    """The callbacks, if they are some.
-
-    Raises:
-        ConfigurationError: A name is unknown, or a value cannot be called.
-    """
-    checked: dict[str, Callable[..., object]] = {}
-    for name, callback in callbacks.items():
-        if name not in Callbacks.__annotations__:
-            known = ", ".join(Callbacks.__annotations__)
-            raise ConfigurationError(f"{name}: expected one of {known}")
-        if callback is None:
-            continue
-        if not callable(callback):
-            raise ConfigurationError(f"{name}: expected a function, got {callback!r}")
-        checked[name] = callback
-    return checked
-
-
-def call_for(message: Message) -> str | None:
-    """The callback that a message is for."""
-    return _NAMES.get(type(message))
-
-
-def arguments(view: View, message: Message) -> tuple[object, ...]:
-    """What the callback gets."""
-    match message:
-        case Reasoning():
-            return view.text_of(message.message_id, "reasoning"), message
-        case Text():
-            return view.text_of(message.message_id, "text"), message
-        case Sources():
-            return message.sources, message
-        case WorkflowStep():
-            return message.step, message
-        case Custom():
-            return message.name, message.data, message
-        case End():
-            return message.status, message
-        case Error():
-            return (view.error,)
-    return (message,)
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """`key`: what makes an older call needless; `failed`: who is told when it raises."""
-
-    callbacks: Sequence[Callable[..., object]]
-    arguments: tuple[object, ...]
-    key: object
-    failed: Callable[[Exception], None] | None
-
-
-class Calls:
-    """Callbacks that wait for their turn: one after the other, in a task of their own.
-
-    So a callback may take its time, and may await what the client has yet to read.
-    """
-
-    def __init__(self, done: Callable[[], None]) -> None:
-        self._done = done
-        self._queue: deque[_Call] = deque()
-        self._wake = asyncio.Event()
-        self._ending = False
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def congested(self) -> bool:
-        """Whether so many wait that nothing more should be read."""
-        return len(self._queue) >= _HIGH_WATER
-
-    def add(
-        self,
-        callbacks: Sequence[Callable[..., object]],
-        arguments: tuple[object, ...],
-        *,
-        key: object = None,
-        failed: Callable[[Exception], None] | None = None,
-    ) -> None:
-        """Have them called, in place of those that wait last if they wait under the same key."""
-        if key is not None and self._queue and self._queue[-1].key == key:
-            self._queue.pop()
-        self._queue.append(_Call(callbacks, arguments, key, failed))
-        self._wake.set()
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def finish(self, timeout: float) -> None:
-        """Wait until all are done, or for so many seconds; nothing is called afterwards."""
-        self._ending = True
-        self._wake.set()
-        task = self._task
-        if task is None or task is asyncio.current_task():
-            return
-        await asyncio.wait({task}, timeout=timeout)
-        task.cancel()
-        await asyncio.wait({task})
-
-    async def _run(self) -> None:
-        while self._queue or not self._ending:
-            while self._queue:
-                await self._call(self._queue.popleft())
-                self._done()
-            self._wake.clear()
-            if not self._ending:
-                await self._wake.wait()
-
-    async def _call(self, call: _Call) -> None:
-        for callback in call.callbacks:
-            try:
-                outcome = callback(*call.arguments)
-                if inspect.isawaitable(outcome):
-                    await outcome
-            except Exception as error:
-                if call.failed is not None:
-                    call.failed(error)
-                else:
-                    logger.exception("on_error raised")
 
 
 class Asking(Protocol):
@@ -292,7 +93,7 @@ class Handle:
         return self._view
 
     @property
-    def callbacks(self) -> Mapping[str, Callable[..., object]]:
+    def callbacks(self) -> Given:
         """Its own callbacks."""
         return self._callbacks
 
@@ -438,7 +239,7 @@ class Run(Handle):
             RequestRefused: The server refused it.
             ConnectionFailedError: There is no connection.
         """
-        inherited: Any = self._callbacks | more
+        inherited: Any = {**self._callbacks, **more}
         return await self._client.resume_chat(self.thread_id, resume=value, **inherited)
 
     async def cancel(self) -> None:
