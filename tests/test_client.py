@@ -14,7 +14,7 @@ from email.utils import format_datetime
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import aiohttp
 import orjson
@@ -60,6 +60,7 @@ from langgraph_ws.demo import demo_graph
 from langgraph_ws.errors import ConfigurationError, InvalidRequest, RequestError
 from langgraph_ws.protocols.chat import ChatSession
 from langgraph_ws.protocols.chat_requests import decode
+from langgraph_ws.protocols.chat_schema import MESSAGES
 from langgraph_ws.testing import Reply, ScriptedModel
 from tests.chat_story import EPOCH, FIRST_RUN, TRIMMED, decoded, entries, follow, snapshot, story
 from tests.graphs import asking, chat, fan, line
@@ -492,6 +493,21 @@ def test_every_message_of_the_protocol_is_understood() -> None:
                 assert message.data in (block["data"], block["data"].get("data"))
             else:
                 assert told.get(name) == value, f"{block['type']}.{name}"
+
+
+@pytest.mark.parametrize("kind", sorted(set(MESSAGES) - {"custom"}))
+def test_every_field_of_the_schema_is_understood(kind: str) -> None:
+    message = get_type_hints(MESSAGES[kind])
+    fields = set(get_type_hints(message["data"]))
+    if kind == "rolled_back":  # of `data`, which would hide that of the envelope
+        fields = {"superseded"}
+    required = {"run_id": "r", "thread_id": "t", "epoch": "e", "seq": 1, "message_id": "m"}
+    required |= {"code": "c", "status": "completed", "id": "i", "step": "a", "reason": "r"}
+    required["checkpoint_id"] = "c"
+    if kind == "checkpoint":
+        required["step"] = 1
+    understood = parse(orjson.dumps({"type": kind, "data": required}))
+    assert fields <= set(type(understood).model_fields)
 
 
 @pytest.mark.parametrize(

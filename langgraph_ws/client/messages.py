@@ -158,6 +158,7 @@ class ChatMessage(_Placed):
     type: str = "message"
     message_id: str
     role: str = "assistant"
+    name: str | None = None
     content: tuple[Json, ...] = ()
     status: str = "finished"
     streamed_id: str | None = None
@@ -197,15 +198,17 @@ class ToolCall(_Placed):
     error: str | None = None
 
 
-class ToolResult(_Placed):
+class ToolResult(Message):
     """A tool at work; `status` is `started`, `output`, `success` or `error`."""
 
     tool_call_id: str | None = None
     name: str | None = None
+    namespace: tuple[str, ...] = ()
     status: str
     input: Any = None
     delta: Any = None
     content: Any = None
+    error_id: str | None = None
     artifact: Any = None
 
 
@@ -230,10 +233,11 @@ class State(_Placed):
     values: Any = None
 
 
-class Checkpoint(_Placed):
+class Checkpoint(Message):
     """A checkpoint was saved; edit and fork can start from its id."""
 
     checkpoint_id: str
+    namespace: tuple[str, ...] = ()
     parent_id: str | None = None
     step: int = 0
     source: str = ""
