@@ -199,12 +199,12 @@ class Playground {
       onChange: (_, thread) => {
         if (thread === this.#thread) this.#later();
       },
-      onGap: ({ reason }, _, thread) => {
+      onGap: ({ reason, thread_id: threadId }) => {
         const lost = reason === "epoch" || reason === "unknown";
-        if (lost && thread === this.#thread) this.turns.losing(thread.view);
+        if (lost && threadId === this.#thread?.threadId) this.turns.losing(this.#thread.view);
       },
-      onSnapshot: (_, __, thread) => {
-        if (thread === this.#thread) this.turns.replaced(thread.view);
+      onSnapshot: ({ thread_id: threadId }) => {
+        if (threadId === this.#thread?.threadId) this.turns.replaced(this.#thread.view);
       },
       onCustom: (name, data, { run_id: runId }) => this.#told(runId, name, data),
     });
