@@ -7,35 +7,39 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiohttp import web
 
 from langgraph_ws.commands import ANONYMOUS, Identity, MultitaskStrategy, RunInfo, StartRun
-from langgraph_ws.connection import Connection, Timing, is_expired
+from langgraph_ws.connection import Connection, Timing
 from langgraph_ws.errors import ConfigurationError
+from langgraph_ws.event_stream import EventStream
+from langgraph_ws.gate import ForeignOrigin, Gate
 from langgraph_ws.graphs import Graphs
 from langgraph_ws.handshake import (
     Authorize,
     AuthorizeToken,
     OriginCheck,
     Place,
-    Places,
     choose_session,
-    identify,
     is_upgrade,
-    log_refused_secret,
     require_upgrade,
 )
 from langgraph_ws.limits import Limits
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.mapping import ChatMapper, Mapper
 from langgraph_ws.metrics import Metrics, Refusal
-from langgraph_ws.playground import Playground, bearer_token
+from langgraph_ws.playground import Playground
 from langgraph_ws.protocols import PROTOCOLS
+from langgraph_ws.protocols.langchain import LangChainSession
+from langgraph_ws.rest import LangChainRoutes
 from langgraph_ws.runs import Runs
+from langgraph_ws.session import Peer
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -62,10 +66,6 @@ _REFUSALS: dict[int, Refusal] = {
     429: "too_many",
     503: "overloaded",
 }
-
-
-class _ForeignOrigin(web.HTTPForbidden):
-    """The page that wants to connect is of an origin that may not."""
 
 
 def attach_websocket(
@@ -186,12 +186,14 @@ def attach_websocket(
             f"disconnect_grace: expected seconds, 0 or more, got {disconnect_grace!r}"
         )
     examples = _check_playground(playground)
+    sessions = _check_protocols(protocols)
     attachment = Attachment(
         path,
         Runs(
             graph,
             log=MemoryThreadLog() if log is None else log,
             mapper=mapper,
+            stream_state=any(session.shows_state for session in sessions.values()),
             limits=limits,
             config=config,
             allowed_options=allowed_options,
@@ -208,10 +210,13 @@ def attach_websocket(
             debug=debug,
             metrics=metrics,
         ),
-        sessions=_check_protocols(protocols),
-        origins=OriginCheck(allowed_origins, forwarded_headers),
-        authorize=authorize,
-        authorize_token=authorize_token,
+        sessions=sessions,
+        gate=Gate(
+            origins=OriginCheck(allowed_origins, forwarded_headers),
+            authorize=authorize,
+            authorize_token=authorize_token,
+            limits=limits,
+        ),
         expose_state=expose_state,
         limits=limits,
         timing=Timing(
@@ -223,6 +228,12 @@ def attach_websocket(
     if examples is not None:
         app.router.add_get(f"{path.rstrip('/')}/playground/{{name}}", attachment.handle_playground)
     app.router.add_get(path, attachment.handle)
+    for session in sessions.values():
+        if session.route:
+            at = f"{path.rstrip('/')}{session.route}"
+            app.router.add_get(at, partial(attachment.handle_at, session))
+    if LangChainSession.name in sessions:
+        attachment.routes().add_to(app.router, path)
     app.cleanup_ctx.append(attachment.lifespan)
     app.on_shutdown.append(attachment.on_shutdown)
     app.setdefault(ATTACHMENTS, {})[path] = attachment
@@ -243,9 +254,7 @@ class Attachment:
         runs: Runs,
         *,
         sessions: Mapping[str, type[Session]],
-        origins: OriginCheck,
-        authorize: Authorize | None,
-        authorize_token: AuthorizeToken | None,
+        gate: Gate,
         expose_state: bool,
         limits: Limits,
         timing: Timing,
@@ -254,17 +263,14 @@ class Attachment:
     ) -> None:
         self.path = path
         self.runs = runs
-        self._sessions = sessions
-        self._origins = origins
-        self._authorize = authorize
-        self._authorize_token = authorize_token
+        self._sessions = {name: session for name, session in sessions.items() if not session.route}
+        self._gate = gate
         self._expose_state = expose_state
         self._limits = limits
         self._timing = timing
         self._drain_timeout = drain_timeout
         self._playground = playground
-        self._places = Places(limits)
-        self._connections: set[Connection] = set()
+        self._connections: set[Connection | EventStream] = set()
         self._draining: asyncio.Task[None] | None = None
 
     # -- for the application ----------------------------------------------------------------
@@ -388,11 +394,21 @@ class Attachment:
         """
         await self._drain(self._drain_timeout if timeout is None else timeout, deaf=False)
 
+    def routes(self) -> LangChainRoutes:
+        """The HTTP routes of the LangChain protocol."""
+        return LangChainRoutes(
+            self.runs,
+            self._gate,
+            limit=self._limits.message_bytes,
+            timing=self._timing,
+            watch=self.watch,
+        )
+
     # -- for aiohttp ------------------------------------------------------------------------
 
     async def lifespan(self, _app: web.Application) -> AsyncIterator[None]:
         """Begin and end with the application."""
-        if self._authorize is None and self._authorize_token is None:
+        if self._gate.open:
             logger.warning(
                 "%s is open: anyone who can reach it can start runs, and read and answer every "
                 "thread whose id they know; pass authorize=… to attach_websocket",
@@ -423,27 +439,61 @@ class Attachment:
         if plain and self._playground is not None:
             return await self._page(request, self._playground)
         require_upgrade(request)
+        return await self._handle_upgrade(request, self._sessions)
+
+    async def handle_at(self, session: type[Session], request: web.Request) -> web.StreamResponse:
+        """Serve one request on the path that a protocol has of its own.
+
+        Raises:
+            web.HTTPException: It is refused; nothing was upgraded.
+        """
+        require_upgrade(request)
+        return await self._handle_upgrade(request, {session.name: session})
+
+    @contextmanager
+    def watch(self, connection: Connection | EventStream, protocol: str) -> Iterator[None]:
+        """Look after a connection, and count it, as long as the block lasts."""
+        opened = time.monotonic()
+        self._connections.add(connection)
         try:
-            return await self._handle_upgrade(request)
-        except web.HTTPException as refusal:
-            self.runs.metrics.connection_refused(self._reason_of(refusal))
-            raise
+            yield
+        finally:
+            self._connections.discard(connection)
+            connection.report()
+            self.runs.metrics.connection_closed(
+                protocol, connection.close_code, time.monotonic() - opened
+            )
 
     def _reason_of(self, refusal: web.HTTPException) -> Refusal:
-        if isinstance(refusal, _ForeignOrigin):
+        if isinstance(refusal, ForeignOrigin):
             return "origin"
         if refusal.status == 503 and self._draining is not None:
             return "draining"
         return _REFUSALS.get(refusal.status, "error")
 
-    async def _handle_upgrade(self, request: web.Request) -> web.StreamResponse:
+    async def _handle_upgrade(
+        self, request: web.Request, sessions: Mapping[str, type[Session]]
+    ) -> web.StreamResponse:
+        try:
+            return await self._let_in(request, sessions)
+        except web.HTTPException as refusal:
+            self.runs.metrics.connection_refused(self._reason_of(refusal))
+            raise
+
+    async def _let_in(
+        self, request: web.Request, sessions: Mapping[str, type[Session]]
+    ) -> web.StreamResponse:
         began = time.monotonic()
-        self._admit(request)
-        session, subprotocol = choose_session(request, self._sessions)
-        with self._places.take(self._origins.address(request)) as place:
-            identity = await self._identify(request)
-            self._claim(place, identity)
-            self._refuse_when_draining()
+        self._gate.admit(request)
+        session, subprotocol = choose_session(request, sessions)
+        with self._gate.take(request) as place:
+            # A protocol with a path of its own knows no message that brings a token.
+            if session.route:
+                identity: Identity | None = await self._gate.identify_at_once(request)
+            else:
+                identity = await self._gate.identify(request)
+            self._gate.claim(place, identity)
+            self._gate.refuse_when_draining()
             return await self._serve(request, session, subprotocol, identity, place, began)
 
     async def handle_playground(self, request: web.Request) -> web.StreamResponse:
@@ -458,86 +508,25 @@ class Attachment:
         if self._playground.describes(name):
             return await self._description(request, self._playground)
         # Files take no place: a browser asks for all of them at once.
-        self._admit(request)
-        await self._identify(request)
+        self._gate.admit(request)
+        await self._gate.identify(request)
         return self._playground.asset(request, name)
 
     async def _page(self, request: web.Request, playground: Playground) -> web.StreamResponse:
-        self._admit(request)
-        with self._places.take(self._origins.address(request)) as place:
-            self._claim(place, await self._identify(request))
-            own = self._origins.own(request)
+        self._gate.admit(request)
+        with self._gate.take(request) as place:
+            self._gate.claim(place, await self._gate.identify(request))
+            own = self._gate.origins.own(request)
             return playground.page(request, "" if own is None else own.authority)
 
     async def _description(
         self, request: web.Request, playground: Playground
     ) -> web.StreamResponse:
-        self._admit(request)
-        with self._places.take(self._origins.address(request)) as place:
-            identity = await self._identify(request)
-            if identity is None:
-                identity = await self._identify_token(request)
-            self._claim(place, identity)
+        self._gate.admit(request)
+        with self._gate.take(request) as place:
+            identity = await self._gate.identify_at_once(request)
+            self._gate.claim(place, identity)
             return await playground.description(identity)
-
-    def _admit(self, request: web.Request) -> None:
-        self._refuse_when_draining()
-        if not self._origins.admits(request):
-            raise _ForeignOrigin(text="Pages of this origin may not connect.\n")
-
-    def _claim(self, place: Place, identity: Identity | None) -> None:
-        if identity is not None and not place.claim(identity):
-            raise web.HTTPTooManyRequests(text="Too many connections.\n")
-
-    def _refuse_when_draining(self) -> None:
-        if self._draining is not None:
-            raise web.HTTPServiceUnavailable(
-                text="The server is going away.\n", headers={"Retry-After": "5"}
-            )
-
-    async def _identify(self, request: web.Request) -> Identity | None:
-        """Who the request comes from; None: the client has yet to say so."""
-        if self._authorize is None:
-            return None if self._authorize_token is not None else ANONYMOUS
-        try:
-            identity = await identify(self._authorize(request))
-        except web.HTTPException:
-            raise
-        except Exception as error:
-            error_id = log_refused_secret("authorize", error)
-            raise web.HTTPInternalServerError(
-                text=f"Something went wrong (error {error_id}).\n"
-            ) from None
-        if identity is None and self._authorize_token is not None:
-            return None
-        if identity is None or is_expired(identity):
-            raise web.HTTPUnauthorized(text="Credentials are missing or have expired.\n")
-        return identity
-
-    async def _identify_token(self, request: web.Request) -> Identity:
-        """Whose token the request carries.
-
-        Raises:
-            web.HTTPException: It carries none that is accepted.
-        """
-        token = bearer_token(request)
-        refused = web.HTTPUnauthorized(
-            text="Send a token.\n", headers={"WWW-Authenticate": "Bearer"}
-        )
-        if token is None:
-            raise refused
-        try:
-            identity = await self._authenticator(request)(token)
-        except web.HTTPException:
-            raise refused from None
-        except Exception as error:
-            error_id = log_refused_secret("authorize_token", error)
-            raise web.HTTPInternalServerError(
-                text=f"Something went wrong (error {error_id}).\n"
-            ) from None
-        if identity is None or is_expired(identity):
-            raise refused
-        return identity
 
     async def _serve(
         self,
@@ -566,8 +555,9 @@ class Attachment:
             ws,
             transport,
             session(
-                expose_state=self._expose_state,
-                takes_tokens=self._authorize_token is not None,
+                Peer(dict(request.match_info), request.headers.get("User-Agent", "")),
+                expose_state=self._expose_state or session.shows_state,
+                takes_tokens=self._gate.takes_tokens,
                 authenticated=identity is not None,
             ),
             self.runs,
@@ -575,32 +565,15 @@ class Attachment:
             timing=self._timing,
             identity=identity,
             place=place,
-            authenticator=self._authenticator(request),
+            authenticator=self._gate.authenticator(request),
             trace={name: request.headers[name] for name in _TRACE if name in request.headers},
         )
-        accepted = time.monotonic()
-        metrics = self.runs.metrics
-        metrics.connection_opened(session.name, accepted - began)
-        self._connections.add(connection)
-        try:
+        self.runs.metrics.connection_opened(session.name, time.monotonic() - began)
+        with self.watch(connection, session.name):
             if self._draining is not None:
                 connection.leave("restart", "resume", 1012, after_ms=_spread())
             await connection.run()
-        finally:
-            self._connections.discard(connection)
-            connection.report()
-            metrics.connection_closed(
-                session.name, ws.close_code or 1006, time.monotonic() - accepted
-            )
         return ws
-
-    def _authenticator(self, request: web.Request) -> Callable[[str], Awaitable[Identity | None]]:
-        async def authenticate(token: str) -> Identity | None:
-            if self._authorize_token is None:
-                return None
-            return await identify(self._authorize_token(request, token))
-
-        return authenticate
 
     # -- upkeep -----------------------------------------------------------------------------
 
@@ -620,6 +593,7 @@ class Attachment:
             self.runs.metrics.log_size(self.runs.log.size())
 
     async def _drain(self, timeout: float, *, deaf: bool) -> None:
+        self._gate.draining = True
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain_once(timeout, deaf=deaf))
         await asyncio.shield(self._draining)

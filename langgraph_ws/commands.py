@@ -24,9 +24,15 @@ __all__ = [
     "Command",
     "Detach",
     "Detached",
+    "Goto",
     "Identity",
     "MultitaskStrategy",
+    "Read",
+    "ReadHistory",
+    "ReadState",
+    "ReadTree",
     "RunInfo",
+    "Saved",
     "Snapshot",
     "StartRun",
     "check_id",
@@ -34,6 +40,9 @@ __all__ = [
 
 MultitaskStrategy = Literal["enqueue", "reject", "interrupt", "rollback"]
 """What to do with a new run on a thread that has an active one."""
+
+Goto = str | tuple[str, Any]
+"""A node to go to, or a node and the input that it alone is to get."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,7 @@ class StartRun:
         answer: The answer to the only pending interrupt, when `answers` is None.
         update: A change to the state, beside the answers; None: none.
         goto: Nodes to go to, beside the answers.
+        answers_pending: Whether an `input` answers the interrupt that waits, where one does.
         checkpoint_id: The checkpoint to go on from; None: the newest.
         multitask_strategy: None: the server's default.
         options: What the client asked to be passed to the graph, before the allowlist.
@@ -87,7 +97,8 @@ class StartRun:
     answers: Mapping[str, Any] | None = None
     answer: Any = None
     update: Any = None
-    goto: tuple[str, ...] = ()
+    goto: tuple[Goto, ...] = ()
+    answers_pending: bool = False
     checkpoint_id: str | None = None
     multitask_strategy: MultitaskStrategy | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -100,12 +111,15 @@ class Attach:
 
     Attributes:
         after: The position of the last entry already seen; None: from the beginning.
+        held: Whether to begin, with `after` None, at the oldest entry that is still held, instead
+            of at a snapshot, where the beginning is not.
         rewind: Whether the session needs the run from its beginning to make sense of the rest.
     """
 
     thread_id: str | None = None
     run_id: str | None = None
     after: Position | None = None
+    held: bool = False
     rewind: bool = False
 
 
@@ -122,6 +136,52 @@ class Cancel:
     """Stop a run: this one, or the active one of a thread."""
 
     thread_id: str | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadState:
+    """Read the saved state of a thread.
+
+    Attributes:
+        checkpoint_id: At which checkpoint; None: the newest.
+        namespace: Of which subgraph; `()`: of the root.
+        subgraphs: Whether the states of subgraphs that are under way are wanted within it.
+    """
+
+    thread_id: str
+    checkpoint_id: str | None = None
+    namespace: tuple[str, ...] = ()
+    subgraphs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadHistory:
+    """Read the saved states of a thread, the newest first.
+
+    Attributes:
+        limit: How many at most.
+        before: Only those before this checkpoint; None: from the newest.
+        namespace: Of which subgraph; `()`: of the root.
+        metadata: Only those whose metadata has these values.
+    """
+
+    thread_id: str
+    limit: int = 10
+    before: str | None = None
+    namespace: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadTree:
+    """Read which subgraphs a run has called, and how they stand.
+
+    Attributes:
+        run_id: The run; None: the newest of the thread.
+    """
+
+    thread_id: str
     run_id: str | None = None
 
 
@@ -147,7 +207,10 @@ def check_id(field: str, value: object) -> None:
         )
 
 
-Command = StartRun | Attach | Detach | Cancel | Authenticate
+Read = ReadState | ReadHistory | ReadTree
+"""What is only looked at."""
+
+Command = StartRun | Attach | Detach | Cancel | Authenticate | Read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,4 +301,11 @@ class Authenticated:
     expires_at: float | None
 
 
-Answer = Attached | Detached | Cancelling | Authenticated
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """The answer to a `Read`: plain JSON data."""
+
+    value: Any
+
+
+Answer = Attached | Detached | Cancelling | Authenticated | Saved

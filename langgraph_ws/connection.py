@@ -20,7 +20,6 @@ import logging
 import math
 import socket
 import sys
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -38,13 +37,18 @@ from langgraph_ws.commands import (
     Command,
     Detach,
     Identity,
+    ReadHistory,
+    ReadState,
+    ReadTree,
     StartRun,
 )
 from langgraph_ws.errors import LogClosed, RequestError
 from langgraph_ws.following import Lost, Threads, TooSlow
+from langgraph_ws.gate import is_expired
 from langgraph_ws.handshake import Place, log_refused_secret
 from langgraph_ws.limits import Limits
 from langgraph_ws.session import Close, Do, Reply, Retry, Session
+from langgraph_ws.states import read
 
 if TYPE_CHECKING:
     from langgraph_ws.runs import Runs
@@ -291,6 +295,11 @@ class Connection:
             self._check_silence(now, wall, idle=not waiting)
 
     @property
+    def close_code(self) -> int:
+        """The code that it was closed with; 1006 when it broke."""
+        return self._ws.close_code or 1006
+
+    @property
     def lag(self) -> int:
         """How many log entries it is behind."""
         return self._threads.lag
@@ -339,14 +348,14 @@ class Connection:
                 continue
             admitted = self._admit()
             match message.type:
-                case WSMsgType.TEXT if admitted:
-                    self._take(message.data)
                 case WSMsgType.TEXT:
-                    self._put(self._session.refuse(message.data, self._rate_limited()))
+                    self._take(message.data, admitted=admitted)
                 case WSMsgType.PING if admitted:
                     # Of several that wait, only the last need be answered (RFC 6455, 5.5.3).
                     self._pong = bytes(message.data)
                     self._wake.set()
+                case WSMsgType.BINARY if self._session.takes_binary:
+                    self._take(message.data.decode("utf-8", "replace"), admitted=admitted)
                 case WSMsgType.BINARY:
                     self.close(4400, "binary messages are not understood")
                 case _:
@@ -372,7 +381,10 @@ class Connection:
             retry_after_ms=math.ceil((1 - self._credit) / rate * 1000) if rate > 0 else None,
         )
 
-    def _take(self, text: str) -> None:
+    def _take(self, text: str, *, admitted: bool) -> None:
+        if not admitted:
+            self._put(self._session.refuse(text, self._rate_limited()))
+            return
         for action in self._session.receive(text):
             match action:
                 case Reply(data):
@@ -399,7 +411,7 @@ class Connection:
             try:
                 await self._carry_out(item)
             except TooSlow:
-                self.leave("slow", "resume", 4450)
+                self._leave_slow()
             except (RequestError, LogClosed) as error:
                 self._fail(item, error if isinstance(error, RequestError) else _draining())
             except Exception:
@@ -409,7 +421,7 @@ class Connection:
     async def _carry_out(self, item: Do | Lost) -> None:
         if isinstance(item, Lost):
             if not await self._threads.mend(item):
-                self.leave("slow", "resume", 4450)
+                self._leave_slow()
         elif isinstance(item.command, Authenticate):
             await self._authenticate(item.token, item.command.token)
         elif self._identity is None:
@@ -428,6 +440,8 @@ class Connection:
                 await self._threads.detach(identity, token, command)
             case Cancel():
                 await self._threads.cancel(identity, token, command)
+            case ReadState() | ReadHistory() | ReadTree():
+                self._put(self._session.done(token, await read(self._runs, identity, command)))
             case Authenticate():
                 raise AssertionError("an Authenticate is carried out without an identity")
 
@@ -461,7 +475,10 @@ class Connection:
         if isinstance(item, Do):
             self._put(self._session.done(item.token, error))
         else:
-            self.leave("slow", "resume", 4450)
+            self._leave_slow()
+
+    def _leave_slow(self) -> None:
+        self.leave("slow", "resume", self._session.slow_code)
 
     def _internal_error(self) -> RequestError:
         error_id = self._log_fault("a command could not be carried out")
@@ -481,7 +498,7 @@ class Connection:
 
         What waits is bounded before something is added, so that a single large snapshot passes.
         """
-        if self._transport.is_closing():
+        if not messages or self._transport.is_closing():
             return
         if len(self._outbox) >= _OUTBOX_MESSAGES or self._outbox_bytes >= _OUTBOX_BYTES:
             self.abort("too many answers wait for it")
@@ -604,11 +621,6 @@ def is_close_code(code: int) -> bool:
 def close_reason(reason: str) -> bytes:
     """A close reason as UTF-8, cut between characters to what a control frame has room for."""
     return reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore").encode()
-
-
-def is_expired(identity: Identity) -> bool:
-    """Whether the identity has ended already."""
-    return identity.expires_at is not None and identity.expires_at <= time.time()
 
 
 def _too_many_commands() -> RequestError:

@@ -218,6 +218,7 @@ class Threads:
             told=command.run_id,
             only=command.run_id,
             named=command.after is not None,
+            held=command.held,
         )
         resumed = await self._follow(identity, token, info, wanted)
         if resumed and begin is not None and (missed := info.position.seq - begin.seq) > 0:
@@ -294,11 +295,9 @@ class Threads:
         gap = None
         try:
             if wanted.begin is not None:
-                follow.cursor = await self._runs.follow(
-                    identity, info.thread_id, wanted.begin, follow.wake, rewind=wanted.rewind
-                )
-                info = _within(info, follow.cursor)
-                attached = Attached(info=info, run_id=wanted.only, after=wanted.begin.seq)
+                begin = await self._begin(follow, wanted, wanted.begin)
+                info = _within(info, begin.epoch)
+                attached = Attached(info=info, run_id=wanted.only, after=begin.seq)
                 self._register(follow, self._session.done(token, attached))
                 return True
         except GapError as error:
@@ -307,6 +306,28 @@ class Threads:
                 self._runs.metrics.gap(gap.reason)
         await self._follow_snapshot(token, info, wanted, follow, gap)
         return False
+
+    async def _begin(self, follow: _Follow, wanted: _Wanted, begin: Position) -> Position:
+        """Give a follow its cursor; the position that it begins at.
+
+        Raises:
+            GapError: There is none to be had.
+            TooSlow: The oldest entry is never held long enough.
+        """
+        runs = self._runs
+        for _ in range(_RETRIES):
+            try:
+                follow.cursor = await runs.follow(
+                    follow.identity, follow.thread_id, begin, follow.wake, rewind=wanted.rewind
+                )
+            except GapError:
+                if not wanted.held:
+                    raise
+                bounds = await runs.log.bounds(runs.key(follow.identity, follow.thread_id))
+                begin = Position(bounds.epoch, bounds.first - 1)
+            else:
+                return Position(follow.cursor.position.epoch, begin.seq)
+        raise TooSlow
 
     async def _follow_snapshot(
         self,
@@ -318,7 +339,7 @@ class Threads:
     ) -> None:
         """Follow from a snapshot; of a run that ended, its end is shown all the same."""
         snapshot, follow.cursor = await self._snapshot(follow)
-        info = _within(info, follow.cursor)
+        info = _within(info, follow.cursor.position.epoch)
         if gap is not None:
             gap.epoch = info.position.epoch
         end = await self._end_of(follow, wanted.told, snapshot)
@@ -392,9 +413,9 @@ class Threads:
         self._wake()
 
 
-def _within(info: RunInfo, cursor: Follower) -> RunInfo:
+def _within(info: RunInfo, epoch: str) -> RunInfo:
     """The info in the epoch that is followed: an unknown thread has one only from now on."""
-    return replace(info, position=Position(cursor.position.epoch, info.position.seq))
+    return replace(info, position=Position(epoch, info.position.seq))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,7 +423,8 @@ class _Wanted:
     """From where a thread is to be followed.
 
     `begin`: the position, None: it is not held any more; `told`: the run whose end is to be shown;
-    `only`: the one run to show; `named`: the position is one that the client named.
+    `only`: the one run to show; `named`: the position is one that the client named; `held`: the
+    oldest entry that is held will do as well.
     """
 
     begin: Position | None
@@ -410,3 +432,4 @@ class _Wanted:
     told: str | None
     only: str | None = None
     named: bool = False
+    held: bool = False

@@ -80,16 +80,24 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
-    """A task of the graph (one execution of a node) began."""
+    """A task of the graph (one execution of a node) began.
+
+    `input` is what it was given and `triggers` what made it run; only where state is shown.
+    """
 
     task_id: str
     node: str
     namespace: Namespace = ()
+    input: Any = None
+    triggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFinished:
-    """A task of the graph ended; `duration_ms` is None when its start was not seen."""
+    """A task of the graph ended; `duration_ms` is None when its start was not seen.
+
+    `result` is what it wrote; only where state is shown.
+    """
 
     task_id: str
     node: str
@@ -97,6 +105,7 @@ class StepFinished:
     status: StepStatus = "finished"
     duration_ms: int | None = None
     error_id: str | None = None
+    result: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

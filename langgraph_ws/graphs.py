@@ -68,7 +68,10 @@ class Graphs:
         if name is None:
             return self.names[0]
         if name not in self._sources:
-            raise RequestError("unknown_graph", f"assistant_id: no graph is named {name!r}")
+            raise RequestError(
+                "unknown_graph",
+                f"assistant_id: no graph is named {name!r}; expected {' or '.join(self._sources)}",
+            )
         return name
 
     @asynccontextmanager
@@ -117,11 +120,14 @@ def _default_name(source: Any) -> str:
 def graph_input(graph: Graph, request: StartRun) -> tuple[Any, list[BaseMessage]]:
     """What a turn gives to the graph, and its messages, which then have ids.
 
+    An `input` is the application's own and goes to the graph as it came; of the messages in it
+    those are told that have an id, for the graph makes up the others.
+
     Raises:
         InvalidRequest: The graph takes no messages, or one of them is not understood.
     """
     if request.messages is None:
-        return request.input, []
+        return request.input, _messages_in(request.input)
     if not _takes_messages(graph):
         raise InvalidRequest(
             "messages", "this graph has no `messages` in its state; send its `input`"
@@ -135,6 +141,15 @@ def _takes_messages(graph: Graph) -> bool:
     if getattr(graph, "builder", None) is None:
         return True  # the functional API, a remote graph: its function will see
     return "messages" in graph.channels
+
+
+def _messages_in(value: Any) -> list[BaseMessage]:
+    found = value.get("messages") if isinstance(value, Mapping) else None
+    try:
+        messages = convert_to_messages(found) if isinstance(found, list) else []
+    except (ValueError, TypeError, KeyError, NotImplementedError):
+        return []
+    return [message for message in messages if message.id]
 
 
 def _message(index: int, data: dict[str, Any]) -> BaseMessage:

@@ -129,6 +129,22 @@ class OriginCheck:
         self._log(request, ", ".join(values), own)
         return False
 
+    def shared_with(self, request: web.Request) -> dict[str, str]:
+        """The headers that let a page of another origin, which was admitted, read the answer.
+
+        Only where origins are listed may it come with the user's cookies.
+        """
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return {}
+        if self._any:
+            return {"Access-Control-Allow-Origin": "*"}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Vary": "Origin",
+        }
+
     def address(self, request: web.Request) -> str | None:
         """Where the request comes from; None when it did not come over a network."""
         return self._header(request, "X-Forwarded-For") or request.remote
@@ -212,6 +228,8 @@ def choose_session(
     Raises:
         web.HTTPBadRequest: Subprotocols are offered, but none that is served.
     """
+    if not served:
+        raise web.HTTPBadRequest(text="No protocol is served here, only below this path.\n")
     offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", []))
     if not offered.strip():
         return next(iter(served.values())), None

@@ -451,6 +451,15 @@ class ChatMapper(Mapper):
         self._sources = SourceList(self.snippet_chars)
         self._usage: UsageMetadata | None = None
         self._result = RunResult()
+        self._held: StateSnapshot | None = None
+
+    def map(self, part: Part) -> Iterable[Frame]:
+        """The frames that a part of the stream makes."""
+        if self._held is None:
+            return super().map(part)
+        saved = part.get("type") == "checkpoints" and tuple(part["ns"]) == self._held.namespace
+        before, after = ([], self._release()) if saved else (self._release(), [])
+        return [*before, *super().map(part), *after]
 
     # Messages. A complete one is held until the graph has said under which id it keeps it.
 
@@ -711,7 +720,13 @@ class ChatMapper(Mapper):
             return []
         frames = self._enter(namespace)
         self._steps[task_id] = _Step(node, namespace, time.monotonic())
-        return [*frames, StepStarted(task_id=task_id, node=node, namespace=namespace)]
+        shown = {"input": plain(data["input"]), "triggers": tuple(data.get("triggers") or ())}
+        frames.append(
+            StepStarted(
+                task_id=task_id, node=node, namespace=namespace, **(shown if self.state else {})
+            )
+        )
+        return frames
 
     def _enter(self, namespace: Namespace) -> list[Frame]:
         """Begin the subgraph that a namespace stands for, when it is new."""
@@ -757,6 +772,7 @@ class ChatMapper(Mapper):
                 status=status,
                 duration_ms=_since(step),
                 error_id=error_id,
+                result=plain(data.get("result")) if self.state else None,
             )
         )
         return frames
@@ -889,8 +905,21 @@ class ChatMapper(Mapper):
     @on("values")
     @_only_with("state")
     def on_values(self, part: Part) -> list[Frame]:
-        """The frame of the whole state, of the root graph only."""
-        return [] if part["ns"] else [StateSnapshot(values=plain(part["data"]))]
+        """The frame of the whole state; the checkpoint that saved it comes before it.
+
+        LangGraph streams the two the other way round, one right after the other.
+        """
+        frames = self._release()
+        values = part["data"]
+        if isinstance(values, Mapping):
+            values = {key: value for key, value in values.items() if key != "__interrupt__"}
+        self._held = StateSnapshot(values=plain(values), namespace=tuple(part["ns"]))
+        return frames
+
+    def _release(self) -> list[Frame]:
+        """The state that was held back, if there is one."""
+        held, self._held = self._held, None
+        return [] if held is None else [held]
 
     def _documents(self, values: Any) -> Iterator[Any]:
         """What the option `sources` finds in what a node wrote."""
@@ -917,7 +946,7 @@ class ChatMapper(Mapper):
         known from before, and LangGraph told of its start only.
         """
         left: StepStatus = "interrupted" if self._interrupts else "finished"
-        frames: list[Frame] = []
+        frames: list[Frame] = self._release()
         for builder in list(self._live.values()):
             frames += self._end_message(builder)
         frames += self._end_failed_tools()
@@ -925,7 +954,7 @@ class ChatMapper(Mapper):
 
     def fail(self, status: Ending) -> list[Frame]:
         """Close what is open as failed or cancelled."""
-        frames: list[Frame] = []
+        frames: list[Frame] = self._release()
         for builder in list(self._live.values()):
             frames += self._end_message(builder, status="finished" if builder.complete else status)
         frames += self._end_failed_tools()

@@ -409,8 +409,7 @@ class MessageBuilder:
         call_id: str | None = None,
         name: str | None = None,
     ) -> _Block:
-        if kind != "reasoning":
-            frames.extend(self._finish_reasoning())
+        frames.extend(self._finish_written(kind))
         block = _Block(len(self._blocks), kind, call_id, name)
         self._blocks.append(block)
         self._keys[key] = block
@@ -428,9 +427,13 @@ class MessageBuilder:
         )
         return block
 
-    def _finish_reasoning(self) -> Iterable[Frame]:
-        for key in [key for key in self._keys if key[0] == "reasoning"]:
-            yield self._finish(self._keys.pop(key))
+    def _finish_written(self, begun: BlockKind) -> Iterable[Frame]:
+        """End text and reasoning when something else has begun; more of them is a new block."""
+        if begun != "text":
+            self._text = None
+        for key in [key for key in self._keys if key[0] in ("text", "reasoning")]:
+            if key[0] != begun:
+                yield self._finish(self._keys.pop(key))
 
     def _finish(self, block: _Block) -> BlockFinished:
         block.finished = block.content()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from langgraph_ws.commands import Identity
     from langgraph_ws.graphs import Graph, Graphs
 
-__all__ = ["Playground", "bearer_token"]
+__all__ = ["Playground"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,12 +132,6 @@ class Playground:
         except Exception:
             logger.exception("the graph %r cannot be described to the playground", name)
             return {"name": name, "chat": True, "input_schema": None, "nodes": [], "edges": []}
-
-
-def bearer_token(request: web.Request) -> str | None:
-    """The token that the page sends along when it asks what the graphs are."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 # --- the graphs ------------------------------------------------------------------------------

@@ -105,6 +105,7 @@ class Run:
         base: The checkpoint that it began from.
         start: The position before its first frame; None until it has begun.
         begun: Set when it has begun, or was refused, or ended without either.
+        over: Set when it has ended and its thread is free.
         refusal: Why it was refused.
         stop: What it is to end as, once somebody stopped it.
         status: How it ended; set once the last frame is in the log.
@@ -123,6 +124,7 @@ class Run:
     base: str | None = None
     start: Position | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: RequestError | None = None
     stop: Literal["cancelled", "drained"] | None = None
     status: RunStatus | None = None

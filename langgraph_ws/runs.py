@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import (
-    AsyncIterator,
+    AsyncGenerator,
     Callable,
     Collection,
     Coroutine,
@@ -14,6 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
@@ -53,6 +54,8 @@ _RESERVED_OPTIONS = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns"})
 _STRATEGIES = ("enqueue", "reject", "interrupt", "rollback")
 _SETTLE_S = 2.0
 """How long what was stopped gets to end."""
+_ASKED_S = 5.0
+"""How long a run that has asked something gets to end, when that is answered already."""
 _REMEMBERED = 100_000
 """Ended runs whose thread is remembered, so that they can be found by their id alone."""
 
@@ -100,6 +103,8 @@ class Runs:
         on_cancel: Called with a `CancelledRun`.
         durability: Passed to graphs with a checkpointer; None: LangGraph's default.
         expose_state: Whether clients may see the state.
+        stream_state: Whether it is streamed, for protocols that show it whatever `expose_state`
+            says.
         expose_output: Whether they see the final state with the result.
         allow_state_updates: Whether they may send `update` and `goto`.
         debug: Whether error texts reach clients, for development.
@@ -126,6 +131,7 @@ class Runs:
         on_cancel: OnCancel | None = None,
         durability: Durability | None = None,
         expose_state: bool = False,
+        stream_state: bool = False,
         expose_output: bool = False,
         allow_state_updates: bool = False,
         debug: bool = False,
@@ -143,13 +149,13 @@ class Runs:
         self.log = log
         self.graphs = Graphs(graph)
         self.mapper = check_mapper(mapper)
-        if expose_state and issubclass(self.mapper, ChatMapper):
+        if (expose_state or stream_state) and issubclass(self.mapper, ChatMapper):
             self.mapper = self.mapper.extend(state=True)
         self.limits = limits or Limits()
         self.expose_state = expose_state
         self.metrics = metrics or Metrics()
         self._thread_key = thread_key
-        self._strategy = multitask_strategy
+        self.multitask_strategy: MultitaskStrategy = multitask_strategy
         self._on_disconnect = on_disconnect
         self._grace = disconnect_grace
         self._allow_updates = allow_state_updates
@@ -249,12 +255,31 @@ class Runs:
         name = await self._graph_for(identity, request)
         if (found := await self._find(identity, request)) is not None:
             return found
+        if request.kind == "answer" or request.answers_pending:
+            await self._let_ask(identity, request)
         # From here to its place in the thread nothing waits, so no two requests decide at once.
         run = self._live.get((identity.id, request.run_id or ""))
         if run is None:
             run = self._admit(identity, request, name)
             self._place(self._threads.setdefault(run.key, _Thread()), run)
         return await self._begun_info(run)
+
+    async def _let_ask(self, identity: Identity, request: StartRun) -> None:
+        """Let a run end whose question is answered: clients see that before they see the end."""
+        if request.thread_id is None:
+            return
+        key = self.key(identity, request.thread_id)
+        thread = self._threads.get(key)
+        active = thread.active if thread is not None else None
+        if active is None:
+            return
+        _, view = await self.log.view(key)
+        if view.interrupts and (
+            request.answers is None or view.interrupts.keys() & request.answers.keys()
+        ):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ASKED_S):
+                    await active.over.wait()
 
     async def cancel(
         self, identity: Identity, thread_id: str | None, run_id: str | None
@@ -304,6 +329,16 @@ class Runs:
             interrupts=interrupts,
         )
 
+    async def of_thread(self, identity: Identity, thread_id: str) -> list[RunInfo]:
+        """How the runs of a thread stand that are still known, the newest first."""
+        key = self.key(identity, thread_id)
+        _, view = await self.log.view(key)
+        thread = self._threads.get(key)
+        ids = dict.fromkeys(view.runs) | dict.fromkeys(
+            run.run_id for run in (thread.queue if thread is not None else ())
+        )
+        return [await self.info(identity, thread_id, run_id) for run_id in reversed(ids)]
+
     async def snapshot(self, identity: Identity, thread_id: str) -> Snapshot:
         """What a thread looks like now: the saved state, and what the log has beyond it."""
         key = self.key(identity, thread_id)
@@ -350,7 +385,7 @@ class Runs:
         thread_id: str | None = None,
         run_id: str | None = None,
         after: Position | None = None,
-    ) -> AsyncIterator[Entry]:
+    ) -> AsyncGenerator[Entry]:
         """The entries of a thread without end, or those of one run to its end.
 
         Args:
@@ -516,9 +551,15 @@ class Runs:
 
     async def _graph_for(self, identity: Identity, request: StartRun) -> str:
         """The graph that was asked for, or the thread's own, or the default."""
-        if request.graph is not None or request.thread_id is None or len(self.graphs.names) == 1:
+        if request.graph is not None or request.thread_id is None:
             return self.graphs.choose(request.graph)
-        key = self.key(identity, request.thread_id)
+        return await self.graph_of(identity, request.thread_id)
+
+    async def graph_of(self, identity: Identity, thread_id: str) -> str:
+        """The name of the graph that a thread belongs to, or of the default one."""
+        if len(self.graphs.names) == 1:
+            return self.graphs.names[0]
+        key = self.key(identity, thread_id)
         _, view = await self.log.view(key)
         if view.latest is not None and view.latest.started is not None:
             return view.latest.started.graph
@@ -571,7 +612,7 @@ class Runs:
             return
         if run.request.kind == "answer":
             raise RequestError("stale_interrupt", "resume: nothing waits while a run is active")
-        strategy = run.request.multitask_strategy or self._strategy
+        strategy = run.request.multitask_strategy or self.multitask_strategy
         if strategy not in _STRATEGIES:
             raise InvalidRequest(
                 "multitask_strategy", f"expected one of {', '.join(_STRATEGIES)}, got {strategy!r}"
@@ -648,6 +689,7 @@ class Runs:
                 thread.interrupted = run.status == "interrupted"
             self._advance(thread)
         run.begun.set()
+        run.over.set()
         self._forget(run.key)
 
 

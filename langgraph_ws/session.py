@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from langgraph_ws.commands import Answer, Command, Snapshot
 from langgraph_ws.errors import GapError, RequestError
 from langgraph_ws.log import Entry, Position
 
-__all__ = ["Action", "Close", "Do", "Reply", "Session"]
+__all__ = ["Action", "Close", "Do", "Peer", "Reply", "Session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +46,64 @@ Action = Reply | Do | Close
 Retry = Literal["resume", "reauth", "never"]
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What is known of a client before its first message.
+
+    Attributes:
+        variables: The variables of the route that it asked for.
+        user_agent: What program it says it is.
+    """
+
+    variables: Mapping[str, str] = field(default_factory=dict)
+    user_agent: str = ""
+
+
 class Session(ABC):
     """One connection that speaks one wire protocol.
 
     Args:
+        peer: Who the client is.
         expose_state: Whether the state of the graph (and the artifacts of tools) may be shown.
         takes_tokens: Whether the client may say who it is in a message.
         authenticated: Whether it is known who the client is; until then nothing but a token is
             taken.
+        streams: Whether it can send what the client did not ask for; a lone command cannot.
+        server_sent: Whether what `send` gives is to be text in the form of server-sent events.
 
     Attributes:
+        name: The name of the protocol.
+        subprotocols: The WebSocket subprotocols that stand for it.
+        route: The path below the attached one where it is spoken.
+        shows_state: Whether it shows the state of the graph, whatever `expose_state` says.
+        takes_binary: Whether a binary message is taken as text.
+        slow_code: The close code for a client that cannot be brought up to date.
         merged: How many entries went out as part of another's message, so far.
     """
 
     name: ClassVar[str]
     subprotocols: ClassVar[tuple[str, ...]] = ()
+    route: ClassVar[str] = ""
+    shows_state: ClassVar[bool] = False
+    takes_binary: ClassVar[bool] = False
+    slow_code: ClassVar[int] = 4450
 
     def __init__(
-        self, *, expose_state: bool = False, takes_tokens: bool = False, authenticated: bool = True
+        self,
+        peer: Peer | None = None,
+        *,
+        expose_state: bool = False,
+        takes_tokens: bool = False,
+        authenticated: bool = True,
+        streams: bool = True,
+        server_sent: bool = False,
     ) -> None:
+        self.peer = peer or Peer()
         self.expose_state = expose_state
         self.takes_tokens = takes_tokens
         self.authenticated = authenticated
+        self.streams = streams
+        self.server_sent = server_sent
         self.merged = 0
 
     @abstractmethod

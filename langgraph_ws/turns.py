@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command as GraphCommand
-from langgraph.types import StateSnapshot
+from langgraph.types import Send, StateSnapshot
 
 from langgraph_ws.codec import plain
-from langgraph_ws.commands import StartRun
+from langgraph_ws.commands import Goto, StartRun
 from langgraph_ws.errors import RequestError
 from langgraph_ws.frames import Frame, InterruptAnswered, Interrupted
 from langgraph_ws.graphs import Graph, context_of, graph_input, read_state
@@ -64,10 +64,12 @@ async def prepare(
         raise RequestError("no_checkpoint", "checkpoint_id: the thread has no such checkpoint")
     base = checkpoint_id(state)
     pending = {interrupt.interrupt_id for interrupt in pending_interrupts(state)}
+    if request.kind == "input" and request.answers_pending and pending:
+        request = replace(request, kind="answer", answer=request.input)
     if request.kind == "answer":
         answers = _answers(request, pending)
         command: GraphCommand[Any] = GraphCommand(
-            resume=answers, update=request.update, goto=request.goto
+            resume=answers, update=request.update, goto=tuple(map(_target, request.goto))
         )
         return Turn(
             input=command,
@@ -142,6 +144,10 @@ def pending_interrupts(state: StateSnapshot | None) -> tuple[Interrupted, ...]:
         )
         for ordinal, interrupt in enumerate(state.interrupts)
     )
+
+
+def _target(goto: Goto) -> str | Send:
+    return goto if isinstance(goto, str) else Send(*goto)
 
 
 def _answers(request: StartRun, pending: set[str]) -> dict[str, Any]:

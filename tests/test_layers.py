@@ -26,11 +26,13 @@ LAYERS = [
     {"turns", "sink", "demo"},
     {"run"},
     {"runs"},
+    {"states"},
     # pure again: one connection without the connection
     {"session"},
-    {"protocols.chat_requests"},
+    {"protocols.requests", "protocols.langchain_events"},
+    {"protocols.chat_requests", "protocols.langchain_commands"},
     {"protocols.chat_messages"},
-    {"protocols.chat", "protocols.chat_schema"},
+    {"protocols.chat", "protocols.chat_schema", "protocols.langchain"},
     {"protocols"},
     # the Python client
     {"client.errors"},
@@ -47,7 +49,10 @@ LAYERS = [
     {"client"},
     # the rim
     {"following", "handshake", "playground"},
+    {"gate"},
     {"connection"},
+    {"event_stream"},
+    {"rest"},
     {"aiohttp"},
     {""},
     {"__main__"},
@@ -56,7 +61,17 @@ LAYERS = [
     {"testing"},
 ]
 NETWORK = {"aiohttp", "socket", "ssl", "http", "urllib"}
-RIM = {"handshake", "playground", "connection", "aiohttp", "__main__", "testing"} | {
+RIM = {
+    "handshake",
+    "playground",
+    "gate",
+    "connection",
+    "event_stream",
+    "rest",
+    "aiohttp",
+    "__main__",
+    "testing",
+} | {
     "client.client",
     "client.connection",
     "client.link",
@@ -69,6 +84,10 @@ SYNCHRONOUS = {"errors", "frames", "limits", "codec", "view", "messages", "sourc
     "protocols.chat_messages",
     "protocols.chat_requests",
     "protocols.chat_schema",
+    "protocols.langchain",
+    "protocols.langchain_commands",
+    "protocols.langchain_events",
+    "protocols.requests",
     "commands",
 }
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

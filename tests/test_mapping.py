@@ -276,8 +276,8 @@ async def test_citations_and_media() -> None:
     said = AIMessage([{"type": "text", "text": "see"}, image, "end"])
     frames = await run(line(("draw", says(said))))
     started = [(b.index, b.kind) for b in of(frames, BlockStarted)]
-    assert started == [(0, "text"), (1, "media")]
-    assert of(frames, MessageFinished)[0].content[1] == image
+    assert started == [(0, "text"), (1, "media"), (2, "text")]
+    assert of(frames, MessageFinished)[0].content[1:] == (image, {"type": "text", "text": "end"})
 
 
 async def test_a_node_that_writes_messages_itself() -> None:
@@ -515,8 +515,9 @@ def test_reasoning_beside_the_content() -> None:
     )
     assert [(b["type"], b.get("text") or b.get("reasoning")) for b in content(frames)] == [
         ("reasoning", "hm"),
-        ("text", "ab"),
+        ("text", "a"),
         ("reasoning", "well"),
+        ("text", "b"),
     ]
 
 
@@ -1112,10 +1113,11 @@ async def test_the_state_leaves_only_when_it_is_asked_for() -> None:
     assert of(frames, StateSnapshot)[-1].values["value"] == "eA=="
 
 
-async def test_the_state_of_subgraphs_is_told_as_updates() -> None:
+async def test_the_state_of_subgraphs_is_told_where_they_stand() -> None:
     frames = await run(nested(1, says(AIMessage("x"))), mapper=ChatMapper.extend(state=True))
     assert [len(u.namespace) for u in of(frames, StateUpdated)] == [1, 0]
-    assert {s.namespace for s in of(frames, StateSnapshot)} == {()}
+    inner = of(frames, StateUpdated)[0].namespace
+    assert [s.namespace for s in of(frames, StateSnapshot)] == [(), inner, inner, ()]
 
 
 def test_parts_are_asked_for_only_when_something_needs_them() -> None:

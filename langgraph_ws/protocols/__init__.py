@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from langgraph_ws.protocols.chat import ChatSession
+from langgraph_ws.protocols.langchain import LangChainSession
 from langgraph_ws.session import Session
 
 __all__ = ["PROTOCOLS"]
 
-PROTOCOLS: Mapping[str, type[Session]] = MappingProxyType({ChatSession.name: ChatSession})
+PROTOCOLS: Mapping[str, type[Session]] = MappingProxyType(
+    {session.name: session for session in (ChatSession, LangChainSession)}
+)
 """Each wire protocol under its name."""

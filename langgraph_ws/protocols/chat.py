@@ -23,6 +23,7 @@ from langgraph_ws.commands import (
     Authenticated,
     Cancelling,
     Detached,
+    Saved,
     Snapshot,
 )
 from langgraph_ws.errors import GapError, InvalidRequest, RequestError
@@ -49,8 +50,9 @@ from langgraph_ws.protocols.chat_messages import (
     snapshot_message,
     task,
 )
-from langgraph_ws.protocols.chat_requests import REQUESTS, RequestId, decode, parse, request_id
-from langgraph_ws.session import Action, Close, Do, Reply, Retry, Session
+from langgraph_ws.protocols.chat_requests import REQUESTS, RequestId, decode, request_id
+from langgraph_ws.protocols.requests import parse
+from langgraph_ws.session import Action, Close, Do, Peer, Reply, Retry, Session
 from langgraph_ws.view import OpenMessage
 
 __all__ = ["RESERVED", "ChatSession"]
@@ -307,12 +309,8 @@ class ChatSession(Session):
     subprotocols: ClassVar[tuple[str, ...]] = ("langgraph-ws.chat.v1",)
     MAX_BAD_MESSAGES: ClassVar[int] = 20
 
-    def __init__(
-        self, *, expose_state: bool = False, takes_tokens: bool = False, authenticated: bool = True
-    ) -> None:
-        super().__init__(
-            expose_state=expose_state, takes_tokens=takes_tokens, authenticated=authenticated
-        )
+    def __init__(self, peer: Peer | None = None, **options: bool) -> None:
+        super().__init__(peer, **options)
         self._authenticating = False
         self._tokens = count(1)
         self._asked: dict[int, _Asked] = {}
@@ -350,6 +348,8 @@ class ChatSession(Session):
                 self.authenticated = True
                 expires_at = _milliseconds(outcome.expires_at)
                 return [answer("authenticated", {"expires_at": expires_at}, asked.answers)]
+            case Saved():
+                raise AssertionError("the chat protocol asks for nothing that is saved")
 
     def send(self, thread_id: str, entries: Sequence[Entry]) -> list[bytes]:
         """Take the next entries of a followed thread; text that waits in them is merged."""

@@ -7,20 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    StringConstraints,
-    ValidationError,
-    WithJsonSchema,
-)
-from pydantic.alias_generators import to_camel, to_snake
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic.alias_generators import to_snake
+from pydantic_core import PydanticCustomError
 
-from langgraph_ws.codec import loads
 from langgraph_ws.commands import (
     Attach,
     Authenticate,
@@ -30,15 +20,13 @@ from langgraph_ws.commands import (
     MultitaskStrategy,
     StartRun,
 )
-from langgraph_ws.errors import InvalidRequest, RequestError
+from langgraph_ws.errors import InvalidRequest
 from langgraph_ws.log import Position
+from langgraph_ws.protocols.requests import MAX_INTEGER, Id, Json, Model, Name, validated
 
-__all__ = ["REQUESTS", "Request", "RequestId", "decode", "parse", "request_id"]
+__all__ = ["REQUESTS", "Request", "RequestId", "decode", "request_id"]
 
-Json: TypeAlias = dict[str, Any]
 RequestId: TypeAlias = str | int | float | None
-_MAX_DEPTH = 100  # codec.plain would cut off what is deeper, without a word
-_MAX_INTEGER = 2**53 - 1
 _INTERRUPT_ID = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -78,30 +66,9 @@ _NAMES_SCHEMA = {
         {"type": "null"},
     ]
 }
-_Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
-_Name = Annotated[str, StringConstraints(min_length=1)]
 
 
-class _Model(BaseModel):
-    """A part of what clients send: nothing is converted, names come in snake or camel case."""
-
-    model_config = ConfigDict(
-        strict=True,
-        extra="ignore",
-        populate_by_name=True,
-        alias_generator=to_camel,
-    )
-
-    def given(self) -> Json:
-        """The fields that are neither absent nor null."""
-        return {
-            name: value
-            for name in type(self).model_fields
-            if (value := getattr(self, name)) is not None
-        }
-
-
-class _Options(_Model):
+class _Options(Model):
     """How a run is to be started and told of; other keys are the application's."""
 
     model_config = ConfigDict(extra="allow")
@@ -119,22 +86,22 @@ def _delta(options: _Options | None) -> bool:
     return options is not None and options.text == "delta"
 
 
-class _ToolCall(_Model):
+class _ToolCall(Model):
     """A tool call of a message of the assistant."""
 
-    id: _Name | None = None
-    name: _Name
+    id: Name | None = None
+    name: Name
     args: Json
 
 
-class _Message(_Model):
+class _Message(Model):
     """A message for the graph."""
 
     role: Literal["user", "assistant", "tool"]
     content: Annotated[Any, PlainValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)]
-    id: _Name | None = None
-    name: _Name | None = None
-    tool_call_id: _Name | None = None
+    id: Name | None = None
+    name: Name | None = None
+    tool_call_id: Name | None = None
     tool_calls: list[_ToolCall] | None = None
 
     def plain(self) -> Json:
@@ -145,7 +112,7 @@ class _Message(_Model):
         return message
 
 
-class Request(_Model, ABC):
+class Request(Model, ABC):
     """A message of a client that asks for something."""
 
     @property
@@ -165,8 +132,8 @@ class Request(_Model, ABC):
 class _Start(Request):
     """What `new_chat` and `resume_chat` share."""
 
-    run_id: _Id | None = None
-    assistant_id: _Name | None = None
+    run_id: Id | None = None
+    assistant_id: Name | None = None
     messages: Annotated[list[_Message], Field(min_length=1)] | None = None
     input: Any = None
     options: _Options | None = None
@@ -217,7 +184,7 @@ class _Start(Request):
 class _NewChat(_Start):
     """A run, on a new thread unless one is named."""
 
-    thread_id: _Id | None = None
+    thread_id: Id | None = None
 
     def command(self) -> Command:
         if not self.which("messages", "input"):
@@ -228,12 +195,12 @@ class _NewChat(_Start):
 class _ResumeChat(_Start):
     """A run that goes on with a thread."""
 
-    thread_id: _Id
-    checkpoint_id: _Name | None = None
+    thread_id: Id
+    checkpoint_id: Name | None = None
     resume: Any = None
     update: Any = None
     goto: Annotated[
-        Annotated[list[_Name], BeforeValidator(_one_or_more)] | None, WithJsonSchema(_NAMES_SCHEMA)
+        Annotated[list[Name], BeforeValidator(_one_or_more)] | None, WithJsonSchema(_NAMES_SCHEMA)
     ] = None
 
     def command(self) -> Command:
@@ -271,8 +238,8 @@ def _by_interrupt(value: object) -> bool:
 class _Target(Request):
     """What names a thread or a run."""
 
-    thread_id: _Id | None = None
-    run_id: _Id | None = None
+    thread_id: Id | None = None
+    run_id: Id | None = None
 
     def require(self) -> None:
         """Check that there is one of the two.
@@ -287,7 +254,7 @@ class _Target(Request):
 class _Attach(_Target):
     """Follow a thread, or one run of it."""
 
-    after: Annotated[int, Field(ge=0, le=_MAX_INTEGER)] | None = None
+    after: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = None
     epoch: str | None = None
     options: _Options | None = None
 
@@ -326,7 +293,7 @@ class _Cancel(_Target):
 class _Auth(Request):
     """Who the client is."""
 
-    token: _Name
+    token: Name
 
     def command(self) -> Command:
         return Authenticate(token=self.token)
@@ -342,39 +309,6 @@ REQUESTS: Mapping[str, type[Request]] = {
 }
 """The types of message that ask for something; `ping` is answered by the session itself."""
 
-_EXPECTED = {
-    "missing": "missing",
-    "string_type": "expected a string",
-    "string_too_short": "expected a string that is not empty",
-    "string_pattern_mismatch": "expected 1 to 128 letters, digits, '_', '.', ':' and '-'",
-    "int_type": "expected a whole number",
-    "greater_than_equal": "expected a whole number from {ge}",
-    "less_than_equal": "expected a whole number up to {le}",
-    "list_type": "expected a list",
-    "too_short": "expected a list that is not empty",
-    "dict_type": "expected an object",
-    "model_type": "expected an object",
-    "literal_error": "expected {expected}",
-}
-"""What pydantic finds, in words for people who do not use Python."""
-
-
-def parse(text: str) -> Json:
-    """The object that a client sent.
-
-    Raises:
-        RequestError: The text is no JSON object, or it is nested deeper than 100 levels.
-    """
-    try:
-        message = loads(text)
-    except ValueError:
-        raise RequestError("bad_message", "the message is not JSON") from None
-    if not isinstance(message, dict):
-        raise RequestError("bad_message", "the message is not a JSON object")
-    if _too_deep(message):
-        raise RequestError("bad_message", f"the message is nested deeper than {_MAX_DEPTH} levels")
-    return message
-
 
 def request_id(message: Json) -> RequestId:
     """The `id` of a message; None when it has none.
@@ -386,9 +320,9 @@ def request_id(message: Json) -> RequestId:
     if value is None or isinstance(value, str):
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and abs(value) <= _MAX_INTEGER:
+    if number and abs(value) <= MAX_INTEGER:
         return value  # type: ignore[no-any-return]  # `number` says what it is
-    raise InvalidRequest("id", f"expected a string, or a number up to {_MAX_INTEGER}")
+    raise InvalidRequest("id", f"expected a string, or a number up to {MAX_INTEGER}")
 
 
 def decode(kind: str, message: Json) -> Request:
@@ -397,30 +331,4 @@ def decode(kind: str, message: Json) -> Request:
     Raises:
         InvalidRequest: A field of it is missing or wrong.
     """
-    try:
-        return REQUESTS[kind].model_validate(message)
-    except ValidationError as error:
-        raise _invalid(error.errors(include_url=False, include_input=False)[0]) from None
-
-
-def _invalid(fault: ErrorDetails) -> InvalidRequest:
-    *path, name = map(str, fault["loc"])
-    if fault["type"] == "missing":  # pydantic says the alias, PROTOCOL.md the name
-        name = to_snake(name)
-    expected = _EXPECTED.get(fault["type"])
-    words = expected.format(**fault.get("ctx", {})) if expected else fault["msg"]
-    return InvalidRequest(".".join([*path, name]), words)
-
-
-def _too_deep(value: object) -> bool:
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return False
-    return True
+    return validated(REQUESTS[kind], message)

@@ -1,0 +1,564 @@
+"""The LangChain Agent Streaming Protocol as a `Session`: one thread, told of by subscriptions.
+
+The official clients of LangGraph Platform speak it: `langgraph_sdk` for Python, the JavaScript SDK,
+and `useStream` on top of that. What they ask for is decoded in `langchain_commands`, what they are
+told is encoded in `langchain_events`. Here stands what the client of one connection has subscribed
+to, and what of it each subscription has been told.
+
+A subscription is told of everything that the log still holds, then of what comes. So each of them
+makes the connection read the log from the oldest entry on once more, and the others leave out what
+they have been told already.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from langgraph_ws.codec import dumps
+from langgraph_ws.commands import (
+    Answer,
+    Attached,
+    Command,
+    RunInfo,
+    Saved,
+    Snapshot,
+    StartRun,
+)
+from langgraph_ws.errors import ErrorCode, GapError, InvalidRequest, RequestError
+from langgraph_ws.frames import (
+    BlockDelta,
+    BlockFinished,
+    BlockStarted,
+    Custom,
+    Frame,
+    Interrupted,
+    MessageFinished,
+    MessageStarted,
+    RunFinished,
+    RunStarted,
+    Sources,
+)
+from langgraph_ws.log import Entry, Position
+from langgraph_ws.protocols.langchain_commands import (
+    Filter,
+    Reconnect,
+    Request,
+    StateFork,
+    StateGet,
+    Subscribe,
+    Unsubscribe,
+    decode,
+)
+from langgraph_ws.protocols.langchain_events import (
+    CHANNEL_OF,
+    TERMINAL_EVENTS,
+    Event,
+    Numbers,
+    encode,
+    events_of,
+    namespace_of,
+    started_block,
+)
+from langgraph_ws.protocols.requests import MAX_INTEGER, Json, parse
+from langgraph_ws.session import Action, Close, Do, Peer, Reply, Retry, Session
+
+__all__ = ["LangChainSession"]
+
+logger = logging.getLogger(__name__)
+
+_VARIANT = "langchain"
+_PYTHON_LIMIT = 1_000_000
+"""The library of the Python client closes the socket over a message of more than 1 MiB."""
+_WATCHED = frozenset({"lifecycle", "input"})
+_CODES: Mapping[ErrorCode, str] = {
+    "bad_message": "invalid_argument",
+    "invalid_field": "invalid_argument",
+    "unknown_graph": "invalid_argument",
+    "nothing_to_continue": "invalid_argument",
+    "unknown_type": "unknown_command",
+    "not_found": "no_such_run",
+    "stale_interrupt": "no_such_interrupt",
+    "ambiguous_interrupt": "no_such_interrupt",
+    "no_checkpoint": "no_such_checkpoint",
+    "no_checkpointer": "not_supported",
+    "unauthorized": "permission_denied",
+    "forbidden": "permission_denied",
+}
+"""The codes of the protocol for ours; everything else is an `unknown_error`."""
+
+
+@dataclass(slots=True, eq=False)
+class _Subscription:
+    """What the client wants to be told, and up to where it has been told.
+
+    Attributes:
+        after: The number of the last event that it has been told of, or that it knows already.
+        head: The number up to which it is a replay.
+        answers: The id of the command to answer once the replay is over; None: it is answered.
+        leaves_out: Which events of the replay the client would misunderstand.
+        replayed: How many events the replay had.
+    """
+
+    id: str
+    filter: Filter
+    after: int
+    head: int = 0
+    answers: int | None = None
+    reconnected: bool = False
+    leaves_out: Callable[[int, Frame, Event], bool] = lambda _number, _frame, _event: False
+    replayed: int = 0
+
+
+@dataclass(slots=True)
+class _Message:
+    """An open message whose beginning the connection has read.
+
+    Attributes:
+        open: The index of the block that is told of as it is written.
+        args: What was written so far of the arguments of a tool call, by index.
+    """
+
+    open: int | None = None
+    args: dict[int, str] = field(default_factory=dict)
+
+
+class _Reader:
+    """Turns the entries of a thread, read in their order, into events."""
+
+    def __init__(self, epoch: str) -> None:
+        self.numbers = Numbers(epoch)
+        self._open: dict[str, _Message] = {}
+
+    def events(self, entry: Entry) -> tuple[Event, ...]:
+        """The events of the next entry.
+
+        Of a message whose beginning is no longer held nothing is told: the state has it.
+        Blocks are told one after the other; one that begins while another is open comes whole.
+        """
+        frame, run_id = entry.frame, entry.run_id
+        match frame:
+            case MessageStarted():
+                self._open[frame.message_id] = _Message()
+            case MessageFinished():
+                if self._open.pop(frame.streamed_id or frame.message_id, None) is None:
+                    return ()
+            case BlockStarted() | BlockDelta() | BlockFinished():
+                message = self._open.get(frame.message_id)
+                return () if message is None else _block_events(message, frame, run_id)
+            case RunFinished():
+                self._open.clear()
+            case _:
+                pass
+        return events_of(frame, run_id)
+
+
+def _block_events(
+    message: _Message, frame: BlockStarted | BlockDelta | BlockFinished, run_id: str
+) -> tuple[Event, ...]:
+    if isinstance(frame, BlockStarted):
+        if message.open is not None or frame.kind == "media":
+            return ()
+        message.open = frame.index
+        return (started_block(frame, run_id),)
+    if isinstance(frame, BlockDelta):
+        if message.open != frame.index:
+            return ()
+        if frame.kind == "tool_call":
+            return (_arguments(message, frame, run_id),)
+        return events_of(frame, run_id)
+    finished = events_of(frame, run_id)
+    if message.open == frame.index:
+        message.open = None
+        return finished
+    begun = {**finished[0].data, "event": "content-block-start"}
+    return (Event("messages", begun), *finished)
+
+
+def _arguments(message: _Message, frame: BlockDelta, run_id: str) -> Event:
+    """All that was written so far: older clients know no delta of arguments."""
+    args = message.args[frame.index] = message.args.get(frame.index, "") + frame.text
+    fields = {"type": "tool_call_chunk", "args": args}
+    said = {"index": frame.index, "delta": {"type": "block-delta", "fields": fields}}
+    about = {"id": frame.message_id, "run_id": run_id}
+    return Event("messages", {"event": "content-block-delta", **said, **about})
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is remembered of a command until it has been carried out."""
+
+    answers: int
+    request: Any
+    subscriptions: tuple[_Subscription, ...] = ()
+
+
+class LangChainSession(Session):
+    """One connection that speaks the LangChain protocol, about one thread.
+
+    Attributes:
+        MAX_BAD_MESSAGES: After so many messages that cannot be understood the connection is
+            closed with 4400.
+        MAX_SUBSCRIPTIONS: So many subscriptions may be open at once.
+    """
+
+    name: ClassVar[str] = "langchain"
+    subprotocols: ClassVar[tuple[str, ...]] = ("langgraph-ws.langchain.v1",)
+    route: ClassVar[str] = "/threads/{thread_id}/stream/events"
+    shows_state: ClassVar[bool] = True
+    takes_binary: ClassVar[bool] = True
+    # The clients give up for good on most codes from 4400 to 4499.
+    slow_code: ClassVar[int] = 1013
+    MAX_BAD_MESSAGES: ClassVar[int] = 100
+    MAX_SUBSCRIPTIONS: ClassVar[int] = 100
+
+    def __init__(self, peer: Peer, **options: Any) -> None:
+        super().__init__(peer, **options)
+        self._thread_id = peer.variables["thread_id"]
+        self._limit = _PYTHON_LIMIT if "websockets/" in peer.user_agent else None
+        self._tokens = count(1)
+        self._asked: dict[int, _Asked] = {}
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._reader: _Reader | None = None
+        self._started_after: int | None = None
+        self._superseding = False
+        self._own_run: str | None = None
+        self._last_begun: str | None = None
+        self._bad_messages = 0
+
+    # -- what the client says ---------------------------------------------------------------
+
+    def receive(self, text: str) -> list[Action]:
+        """Take a command of the client; after a `Close` there is nothing left to do."""
+        if self._bad_messages >= self.MAX_BAD_MESSAGES:
+            return []
+        answers: int | None = None
+        try:
+            message = parse(text)
+            answers = _command_id(message)
+            return [self._action(answers, message)]
+        except RequestError as error:
+            self._bad_messages += 1
+            reply = Reply(_error(error, answers))
+            if self._bad_messages < self.MAX_BAD_MESSAGES:
+                return [reply]
+            return [reply, Close(4400, "too many bad messages")]
+
+    def subscribe(self, request: Subscribe) -> Do:
+        """Have a stream of events that is asked for without a command."""
+        subscription = self._subscription(request)
+        return self._do(_Asked(0, request, (subscription,)), request.command(self._thread_id))
+
+    def _action(self, answers: int, message: Json) -> Action:
+        request = decode(message.get("method"), message.get("params"))
+        if isinstance(request, Unsubscribe):
+            return Reply(self._unsubscribe(answers, request))
+        subscriptions: tuple[_Subscription, ...] = ()
+        if isinstance(request, Subscribe):
+            subscriptions = (self._subscription(request, answers),)
+        elif isinstance(request, Reconnect):
+            subscriptions = self._reconnected(request, answers)
+        assert isinstance(request, Request)
+        command = request.command(self._thread_id)
+        if isinstance(command, StartRun):
+            # A client up to 1.11 takes the end of the run that it supersedes for that of its own.
+            self._superseding = command.multitask_strategy in ("interrupt", "rollback")
+        return self._do(_Asked(answers, request, subscriptions), command)
+
+    def _do(self, asked: _Asked, command: Command) -> Do:
+        token = next(self._tokens)
+        self._asked[token] = asked
+        return Do(token, command)
+
+    def _subscription(self, request: Subscribe, answers: int | None = None) -> _Subscription:
+        if answers is not None and not self.streams:
+            raise InvalidRequest(
+                "method", "a lone command has no events; subscribe on a stream", code="unknown_type"
+            )
+        if len(self._subscriptions) >= self.MAX_SUBSCRIPTIONS:
+            raise RequestError("limit_exceeded", "too many subscriptions; unsubscribe first")
+        after = request.since
+        if request.since_event_id is not None:
+            after = _number_in(request.since_event_id)
+        subscription = _Subscription(uuid4().hex, request.filter(), -1, answers=answers)
+        subscription.after = -1 if after is None else after
+        return subscription
+
+    def _reconnected(self, request: Reconnect, answers: int) -> tuple[_Subscription, ...]:
+        """The subscriptions to be told of once more, or a new one."""
+        wanted = request.subscribe()
+        if wanted is not None:
+            subscription = self._subscription(wanted, answers)
+            subscription.id = request.subscription_id or subscription.id
+            subscription.reconnected = True
+            return (subscription,)
+        ids = request.subscriptions or []
+        found = tuple(self._subscriptions[id_] for id_ in ids if id_ in self._subscriptions)
+        last = request.last_event_id
+        for subscription in found:
+            subscription.after = -1 if last is None else _number_in(last)
+            subscription.replayed = 0
+        return found
+
+    def _unsubscribe(self, answers: int, request: Unsubscribe) -> bytes:
+        if self._subscriptions.pop(request.subscription_id, None) is None:
+            message = f"params.subscription_id: no subscription {request.subscription_id!r}"
+            return dumps(
+                {
+                    "type": "error",
+                    "id": answers,
+                    "error": "no_such_subscription",
+                    "message": message,
+                }
+            )
+        return _success(answers, {})
+
+    # -- what became of it ------------------------------------------------------------------
+
+    def done(self, token: int, outcome: Answer | RequestError) -> list[bytes]:
+        """Answer the command; an unknown token has no answer."""
+        asked = self._asked.pop(token, None)
+        if asked is None:
+            return []
+        match outcome:
+            case RequestError():
+                if isinstance(asked.request, Request):
+                    self._superseding = False
+                return [_error(outcome, asked.answers)]
+            case Attached() if isinstance(asked.request, Subscribe | Reconnect):
+                return self._subscribed(outcome, asked)
+            case Attached():
+                return [self._started(outcome.info, asked)]
+            case Saved():
+                return [_success(asked.answers, _saved(asked.request, outcome.value))]
+            case _:
+                return [_success(asked.answers, {})]
+
+    def _started(self, info: RunInfo, asked: _Asked) -> bytes:
+        start = info.start or info.position
+        before = Numbers(info.position.epoch).through(start.seq)
+        self._started_after = before
+        self._own_run = info.run_id
+        self._superseding = self._superseding and self._last_begun != info.run_id
+        result: Json = {"run_id": info.run_id}
+        if isinstance(asked.request, StateFork):
+            result["thread_id"] = info.thread_id
+        return _success(asked.answers, result, applied_through_seq=before)
+
+    def _subscribed(self, outcome: Attached, asked: _Asked) -> list[bytes]:
+        """Register subscriptions; each is answered when it has been told what there was."""
+        info = outcome.info
+        self._reader = _Reader(info.position.epoch)
+        head = self._reader.numbers.through(info.position.seq)
+        for subscription in asked.subscriptions:
+            fresh = subscription.after < 0
+            subscription.head = head
+            subscription.leaves_out = self._hygiene(subscription, info, head, fresh=fresh)
+            self._subscriptions[subscription.id] = subscription
+        if isinstance(asked.request, Reconnect) and asked.request.channels is None:
+            return [self._restored(asked, asked.request)]
+        if outcome.after is None or outcome.after >= info.position.seq:
+            return self._answer_replayed(head)
+        return []
+
+    def _restored(self, asked: _Asked, request: Reconnect) -> bytes:
+        """Whether all that was asked for goes on."""
+        wanted = request.subscriptions or []
+        restored = len(asked.subscriptions) == len(wanted)
+        return _success(asked.answers, {"restored": restored})
+
+    def _hygiene(
+        self, subscription: _Subscription, info: RunInfo, head: int, *, fresh: bool
+    ) -> Callable[[int, Frame, Event], bool]:
+        """What a replay is to leave out, so that no client takes the past for the present.
+
+        Without a cursor a client cannot know what is past: (1) the ends of runs from before the
+        one that this connection started, which clients up to 1.11 take for the end of that one;
+        (2) questions that have been answered; (3) for the watcher of the Python client, the end of
+        a run that completed before, which its `output` would take for that of the next.
+        """
+        if not fresh:
+            return lambda _number, _frame, _event: False
+        before = self._started_after or 0
+        pending = {interrupt.interrupt_id for interrupt in info.interrupts}
+        wants = subscription.filter
+        watcher = wants.channels == _WATCHED and not wants.customs
+        idle = info.status not in ("running", "queued")
+
+        def leaves_out(number: int, frame: Frame, event: Event) -> bool:
+            if number > head:
+                return False
+            if event.root is not None and number <= before:
+                return True
+            if isinstance(frame, Interrupted):
+                return frame.interrupt_id not in pending
+            return watcher and idle and event.root == "completed"
+
+        return leaves_out
+
+    # -- what happens -----------------------------------------------------------------------
+
+    def send(self, thread_id: str, entries: Sequence[Entry]) -> list[bytes]:
+        """Take the next entries of the thread; each event that is wanted goes out once."""
+        reader = self._reader
+        if reader is None:
+            return []
+        out: list[bytes] = []
+        number = -1
+        for entry in entries:
+            if type(entry.frame) is RunStarted:
+                self._last_begun = entry.run_id
+                self._superseding = self._superseding and entry.run_id != self._own_run
+            channel = CHANNEL_OF.get(type(entry.frame))
+            events = reader.events(entry) if channel is not None else ()
+            for part, event in enumerate(events):
+                number = reader.numbers.of(entry.seq, part)
+                assert channel is not None
+                if self._wanted(number, channel, entry.frame, event):
+                    data = self._encoded(entry, part, number, event)
+                    if data is not None:
+                        out.append(data)
+        if entries:
+            last = reader.numbers.through(entries[-1].seq)
+            for subscription in self._subscriptions.values():
+                subscription.after = max(subscription.after, last)
+            out += self._answer_replayed(last)
+        return out
+
+    def _wanted(self, number: int, channel: str, frame: Frame, event: Event) -> bool:
+        """Whether a subscription wants an event that it has not been told of."""
+        if self._superseding and event.root in TERMINAL_EVENTS.values():
+            return False
+        name = _custom_name(frame)
+        namespace = namespace_of(frame)
+        wanted = False
+        for subscription in self._subscriptions.values():
+            if (
+                number > subscription.after
+                and subscription.filter.admits(channel, name, namespace)
+                and not subscription.leaves_out(number, frame, event)
+            ):
+                wanted = True
+                subscription.replayed += number <= subscription.head
+        return wanted
+
+    def _encoded(self, entry: Entry, part: int, number: int, event: Event) -> bytes | None:
+        key = f"{_VARIANT}.{part}"
+        data = entry.encoded.get(key)
+        if data is None:
+            data = entry.encoded[key] = encode(entry, number, event)
+        if self._limit is not None and len(data) > self._limit:
+            logger.warning(
+                "left out a %s event of %d bytes: the client takes no more than %d",
+                event.method,
+                len(data),
+                self._limit,
+            )
+            return None
+        if self.server_sent:
+            return b"event: %b\nid: %d\ndata: %b\n\n" % (event.method.encode(), number, data)
+        return data
+
+    def _answer_replayed(self, through: int) -> list[bytes]:
+        """Answer the subscriptions whose replay is over."""
+        answers = []
+        for subscription in self._subscriptions.values():
+            if subscription.answers is not None and through >= subscription.head:
+                replayed = {"replayed_events": subscription.replayed}
+                if subscription.reconnected:
+                    replayed = {"restored": True, "missed_events": subscription.replayed}
+                result = {"subscription_id": subscription.id, **replayed}
+                answers.append(_success(subscription.answers, result))
+                subscription.answers = None
+        return answers
+
+    # -- the rest ---------------------------------------------------------------------------
+
+    def gap(self, thread_id: str, gap: GapError, snapshot: Snapshot) -> list[bytes] | None:
+        """Say nothing: the protocol has no word for a gap, and its clients come back."""
+        return None
+
+    def refuse(self, text: str, error: RequestError) -> list[bytes]:
+        """Say that a message was not carried out, whatever it asks for."""
+        answers: int | None = None
+        with suppress(RequestError):
+            answers = _command_id(parse(text))
+        return [_error(error, answers)]
+
+    def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
+        """Say nothing: the clients know no such message."""
+        return []
+
+    def bye(self, reason: str, retry: Retry, after_ms: int) -> list[bytes]:
+        """Say why the connection ends, where it is not to be opened again just so."""
+        if retry == "resume":
+            return []
+        return [_error(RequestError("unauthorized", f"the connection ends: {reason}"), None)]
+
+
+def _command_id(message: Json) -> int:
+    value = message.get("id")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not 0 <= value <= MAX_INTEGER:  # type: ignore[operator]  # `whole` says so
+        raise InvalidRequest("id", f"expected a whole number from 0 to {MAX_INTEGER}")
+    return value  # type: ignore[return-value]  # as above
+
+
+def _number_in(event_id: str) -> int:
+    """The cursor that an event's id stands for: everything, where it has no number."""
+    return int(event_id) if event_id.isascii() and event_id.isdecimal() else -1
+
+
+def _custom_name(frame: Frame) -> str | None:
+    if isinstance(frame, Custom):
+        return frame.name
+    return "sources" if isinstance(frame, Sources) else None
+
+
+def _success(answers: int, result: Json, **meta: int) -> bytes:
+    data: Json = {"type": "success", "id": answers, "result": result}
+    return dumps(data | {"meta": meta} if meta else data)
+
+
+def _error(error: RequestError, answers: int | None) -> bytes:
+    field = f"{error.field}: " if isinstance(error, InvalidRequest) else ""
+    data: Json = {
+        "type": "error",
+        "id": answers,
+        "error": _CODES.get(error.code, "unknown_error"),
+        "message": f"{field}{error.message}",
+        "code": error.code,
+        "retryable": error.retryable,
+    }
+    if error.error_id is not None:
+        data["error_id"] = error.error_id
+    return dumps(data)
+
+
+def _saved(request: object, value: Any) -> Json:
+    """What was read, as the answer to the command that asked for it."""
+    if isinstance(request, StateGet):
+        values = value["values"]
+        if request.keys is not None:
+            values = {key: values[key] for key in request.keys if key in values}
+        checkpoint_id = value["checkpoint"]["checkpoint_id"] if value["checkpoint"] else None
+        ref = {"checkpoint": {"id": checkpoint_id}} if checkpoint_id else {}
+        return {"values": values, **ref}
+    if isinstance(value, list):
+        return {"checkpoints": [_summary(state) for state in value]}
+    return {"tree": value}
+
+
+def _summary(state: Json) -> Json:
+    metadata = state["metadata"] or {}
+    return {
+        "id": state["checkpoint"]["checkpoint_id"],
+        "timestamp": state["created_at"],
+        "step": metadata.get("step", 0),
+        "metadata": metadata,
+    }

@@ -1,0 +1,117 @@
+"""What the messages of clients have in common, whatever their protocol: JSON, checked by models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel, to_snake
+from pydantic_core import ErrorDetails
+
+from langgraph_ws.codec import loads
+from langgraph_ws.errors import InvalidRequest, RequestError
+
+__all__ = ["MAX_INTEGER", "Id", "Json", "Model", "Name", "parse", "validated"]
+
+Json: TypeAlias = dict[str, Any]
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+Name = Annotated[str, StringConstraints(min_length=1)]
+MAX_INTEGER = 2**53 - 1
+_MAX_DEPTH = 100  # codec.plain would cut off what is deeper, without a word
+
+
+class Model(BaseModel):
+    """A part of what clients send: nothing is converted, names come in snake or camel case."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        populate_by_name=True,
+        alias_generator=to_camel,
+    )
+
+    def given(self) -> Json:
+        """The fields that are neither absent nor null."""
+        return {
+            name: value
+            for name in type(self).model_fields
+            if (value := getattr(self, name)) is not None
+        }
+
+
+_EXPECTED = {
+    "missing": "missing",
+    "string_type": "expected a string",
+    "string_too_short": "expected a string that is not empty",
+    "string_pattern_mismatch": "expected 1 to 128 letters, digits, '_', '.', ':' and '-'",
+    "int_type": "expected a whole number",
+    "greater_than_equal": "expected a whole number from {ge}",
+    "less_than_equal": "expected a whole number up to {le}",
+    "list_type": "expected a list",
+    "too_short": "expected a list that is not empty",
+    "dict_type": "expected an object",
+    "model_type": "expected an object",
+    "literal_error": "expected {expected}",
+}
+"""What pydantic finds, in words for people who do not use Python."""
+
+
+def parse(text: str) -> Json:
+    """The object that a client sent.
+
+    Raises:
+        RequestError: The text is no JSON object, or it is nested deeper than 100 levels.
+    """
+    try:
+        message = loads(text)
+    except ValueError:
+        raise RequestError("bad_message", "the message is not JSON") from None
+    if not isinstance(message, dict):
+        raise RequestError("bad_message", "the message is not a JSON object")
+    if _too_deep(message):
+        raise RequestError("bad_message", f"the message is nested deeper than {_MAX_DEPTH} levels")
+    return message
+
+
+_AnyModel = TypeVar("_AnyModel", bound=Model)
+
+
+def validated(model: type[_AnyModel], data: object, *path: str) -> _AnyModel:
+    """The data as a model.
+
+    Args:
+        model: The model.
+        data: What was sent.
+        path: Where in the message the data stands.
+
+    Raises:
+        InvalidRequest: A field of it is missing or wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+    raise _invalid(fault, path)
+
+
+def _invalid(fault: ErrorDetails, within: tuple[str, ...]) -> InvalidRequest:
+    *path, name = map(str, (*within, *fault["loc"]))
+    if fault["type"] == "missing":  # pydantic says the alias, PROTOCOL.md the name
+        name = to_snake(name)
+    expected = _EXPECTED.get(fault["type"])
+    words = expected.format(**fault.get("ctx", {})) if expected else fault["msg"]
+    return InvalidRequest(".".join([*path, name]), words)
+
+
+def _too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True

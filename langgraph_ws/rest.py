@@ -1,0 +1,505 @@
+"""The HTTP routes that clients of LangGraph Platform call beside their WebSocket.
+
+Threads come into being with their first run, as in every other protocol; nothing is created or
+deleted here. What a client may see is decided by the same gate as for the WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, NoReturn, TypeAlias, TypeVar
+from uuid import uuid4
+
+from aiohttp import web
+
+from langgraph_ws.codec import dumps
+from langgraph_ws.commands import (
+    Answer,
+    Attached,
+    Command,
+    Identity,
+    ReadHistory,
+    ReadState,
+    ReadTree,
+    RunInfo,
+    StartRun,
+)
+from langgraph_ws.connection import Timing
+from langgraph_ws.errors import ErrorCode, InvalidRequest, RequestError
+from langgraph_ws.event_stream import EventStream
+from langgraph_ws.frames import RunFinished
+from langgraph_ws.gate import Gate
+from langgraph_ws.protocols.langchain import LangChainSession
+from langgraph_ws.protocols.langchain_commands import RunStart, Subscribe
+from langgraph_ws.protocols.requests import Json, Model, parse, validated
+from langgraph_ws.runs import Runs
+from langgraph_ws.session import Do, Peer, Reply
+from langgraph_ws.states import describe_graph, read, run_times
+
+__all__ = ["LangChainRoutes"]
+
+Handler: TypeAlias = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
+_AnyModel = TypeVar("_AnyModel", bound=Model)
+
+_SETTLE_S = 0.05
+"""How long after the end of a run its cancellation is answered: clients up to 1.11 start the next
+run at once, and would take an end that comes then for that of the next."""
+_END_S = 3_600.0
+"""How long the end of a run is waited for."""
+_EVENTS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+_STATUS = {
+    "queued": "pending",
+    "running": "running",
+    "completed": "success",
+    "interrupted": "interrupted",
+    "cancelled": "interrupted",
+}
+"""LangGraph Platform's words for how a run stands; what is not here is an `error`."""
+_THREAD_STATUS = {
+    "queued": "busy",
+    "running": "busy",
+    "interrupted": "interrupted",
+    "failed": "error",
+}
+"""LangGraph Platform's words for how a thread stands; what is not here is `idle`."""
+_HTTP: dict[ErrorCode, int] = {
+    "not_found": 404,
+    "unknown_graph": 404,
+    "no_checkpoint": 404,
+    "forbidden": 403,
+    "unauthorized": 401,
+    "thread_busy": 409,
+    "conflict": 409,
+    "stale_interrupt": 409,
+    "rate_limited": 429,
+    "limit_exceeded": 429,
+    "overloaded": 503,
+    "draining": 503,
+    "internal_error": 500,
+}
+"""The HTTP status of an error; what is not here is 422."""
+
+
+class _History(Model):
+    """The body of a request for the history of a thread."""
+
+    limit: int = 10
+    before: Any = None
+    checkpoint: Json | None = None
+    metadata: Json | None = None
+
+    def command(self, thread_id: str) -> ReadHistory:
+        if not 1 <= self.limit <= 1_000:
+            raise InvalidRequest("limit", "expected a whole number from 1 to 1000")
+        namespace = str((self.checkpoint or {}).get("checkpoint_ns") or "")
+        return ReadHistory(
+            thread_id=thread_id,
+            limit=self.limit,
+            before=_checkpoint_id(self.before),
+            namespace=tuple(namespace.split("|")) if namespace else (),
+            metadata=self.metadata,
+        )
+
+
+def _checkpoint_id(value: Any) -> str | None:
+    """A checkpoint's id out of any of the forms that the clients know for it."""
+    if isinstance(value, dict):
+        value = value.get("checkpoint_id") or (value.get("configurable") or {}).get("checkpoint_id")
+    if value is None or isinstance(value, str):
+        return value
+    raise InvalidRequest("before", "expected a checkpoint id, or a config that holds one")
+
+
+class LangChainRoutes:
+    """The routes, below the attached path.
+
+    Args:
+        runs: What they work on.
+        gate: Who may come in.
+        limit: The largest body of a request, in bytes.
+        timing: How long things may take.
+        watch: Counts a stream among the connections of the route as long as the block lasts.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        gate: Gate,
+        *,
+        limit: int,
+        timing: Timing,
+        watch: Callable[[EventStream, str], AbstractContextManager[None]],
+    ) -> None:
+        self._runs = runs
+        self._gate = gate
+        self._limit = limit
+        self._timing = timing
+        self._watch = watch
+
+    def add_to(self, router: web.UrlDispatcher, path: str) -> None:
+        """Add the routes to a router."""
+        base = path.rstrip("/")
+        thread = f"{base}/threads/{{thread_id}}"
+        run = f"{thread}/runs/{{run_id}}"
+        routes: list[tuple[str, str, Handler]] = [
+            ("POST", f"{thread}/commands", self._command),
+            ("POST", f"{thread}/stream/events", self._stream),
+            ("GET", f"{thread}/state", self._state),
+            ("GET", f"{thread}/state/{{checkpoint_id}}", self._state),
+            ("POST", f"{thread}/history", self._history),
+            ("POST", f"{thread}/runs", self._start),
+            ("GET", f"{thread}/runs", self._list_runs),
+            ("GET", run, self._run),
+            ("GET", f"{run}/join", self._join),
+            ("POST", f"{run}/cancel", self._cancel),
+            ("POST", f"{base}/threads", self._create_thread),
+            ("GET", thread, self._thread),
+            ("POST", f"{base}/assistants/search", self._search_assistants),
+            ("GET", f"{base}/assistants/{{name}}", self._assistant),
+            ("GET", f"{base}/assistants/{{name}}/graph", self._graph),
+            ("GET", f"{base}/info", self._info),
+            ("GET", f"{base}/ok", self._ok),
+        ]
+        for method, route, handler in routes:
+            router.add_route(method, route, self._guarded(handler))
+        for route in sorted({route for _, route, _ in routes}):
+            router.add_route("OPTIONS", route, self._preflight)
+
+    # -- who may ----------------------------------------------------------------------------
+
+    def _guarded(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """The handler behind the gate; what it refuses is told as JSON."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            with self._told(request):
+                self._gate.admit(request)
+                with self._gate.take(request) as place:
+                    identity = await self._gate.identify_at_once(request)
+                    self._gate.claim(place, identity)
+                    response = await handler(request, identity)
+            if not response.prepared:
+                response.headers.update(self._cors(request))
+            return response
+
+        return handle
+
+    @contextmanager
+    def _told(self, request: web.Request) -> Iterator[None]:
+        """Tell a refusal as JSON, to pages of other origins too.
+
+        Raises:
+            web.HTTPException: The block was refused.
+        """
+        try:
+            yield
+        except RequestError as error:
+            field = f"{error.field}: " if isinstance(error, InvalidRequest) else ""
+            self._refuse(request, _HTTP.get(error.code, 422), f"{field}{error.message}")
+        except web.HTTPException as refusal:
+            if refusal.content_type != "application/json":
+                refusal.text = dumps({"detail": (refusal.text or refusal.reason).strip()}).decode()
+                refusal.content_type = "application/json"
+            refusal.headers.update(self._cors(request))
+            raise
+
+    def _refuse(self, request: web.Request, status: int, detail: str) -> NoReturn:
+        refusal = _Refused(status, detail)
+        refusal.headers.update(self._cors(request))
+        raise refusal from None
+
+    async def _preflight(self, request: web.Request) -> web.Response:
+        """Tell a browser whether a page of another origin may ask (Fetch, CORS preflight)."""
+        with self._told(request):
+            self._gate.admit(request)
+        headers = self._cors(request) | {
+            "Access-Control-Allow-Methods": "GET, POST",
+            "Access-Control-Max-Age": "600",
+        }
+        if asked := request.headers.get("Access-Control-Request-Headers"):
+            headers["Access-Control-Allow-Headers"] = asked
+        return web.Response(status=204, headers=headers)
+
+    def _cors(self, request: web.Request) -> dict[str, str]:
+        return self._gate.origins.shared_with(request)
+
+    async def _body(self, request: web.Request) -> str:
+        """The body of a request, as long as our own limit allows.
+
+        The application's `client_max_size` holds for what it reads itself, not for this.
+
+        Raises:
+            web.HTTPRequestEntityTooLarge: It is longer.
+        """
+        size = 0
+        parts: list[bytes] = []
+        async for part in request.content.iter_any():
+            size += len(part)
+            if size > self._limit:
+                raise web.HTTPRequestEntityTooLarge(
+                    max_size=self._limit,
+                    actual_size=size,
+                    text=f"The body is larger than {self._limit} bytes.\n",
+                )
+            parts.append(part)
+        try:
+            return b"".join(parts).decode()
+        except UnicodeDecodeError:
+            raise web.HTTPBadRequest(text="The body is not UTF-8.\n") from None
+
+    async def _object(self, request: web.Request) -> Json:
+        """The JSON object in the body of a request; an empty body is an empty one.
+
+        Raises:
+            web.HTTPException: It is too large, or something else.
+        """
+        text = await self._body(request)
+        try:
+            return parse(text) if text.strip() else {}
+        except RequestError as error:
+            raise web.HTTPBadRequest(text=error.message) from None
+
+    # -- commands and streams ---------------------------------------------------------------
+
+    def _session(
+        self, request: web.Request, *, streams: bool = False, server_sent: bool = False
+    ) -> LangChainSession:
+        peer = Peer(dict(request.match_info), request.headers.get("User-Agent", ""))
+        return LangChainSession(peer, expose_state=True, streams=streams, server_sent=server_sent)
+
+    async def _command(self, request: web.Request, identity: Identity) -> web.Response:
+        """Carry out one command; errors of the protocol are answers like any other."""
+        text = await self._body(request)
+        try:
+            message = parse(text)
+        except RequestError as error:
+            raise web.HTTPBadRequest(text=error.message) from None
+        session = self._session(request)
+        [action] = session.receive(text)
+        if isinstance(action, Reply):
+            return _json(action.data, 200 if {"id", "method"} <= message.keys() else 400)
+        assert isinstance(action, Do), "one message is not too many"
+        try:
+            outcome: Answer | RequestError = await self._carry_out(identity, action.command)
+        except RequestError as error:
+            outcome = error
+        return _json(b"".join(session.done(action.token, outcome)))
+
+    async def _carry_out(self, identity: Identity, command: Command) -> Answer:
+        match command:
+            case StartRun():
+                return Attached(info=await self._runs.start(identity, command))
+            case ReadState() | ReadHistory() | ReadTree():
+                return await read(self._runs, identity, command)
+            case _:
+                raise AssertionError("the session has refused it")
+
+    async def _stream(self, request: web.Request, identity: Identity) -> web.StreamResponse:
+        """Tell of a thread without end, as server-sent events."""
+        began = time.monotonic()
+        subscribe = await self._checked(request, Subscribe)
+        self._runs.key(identity, request.match_info["thread_id"])  # refused before it begins
+        session = self._session(request, streams=True, server_sent=True)
+        response = web.StreamResponse(headers=_EVENTS | self._cors(request))
+        await response.prepare(request)
+        if request.transport is None:  # the client has left again
+            return response
+        stream = EventStream(
+            request.transport,
+            response,
+            session,
+            self._runs,
+            timing=self._timing,
+            identity=identity,
+        )
+        self._runs.metrics.connection_opened(session.name, time.monotonic() - began)
+        with self._watch(stream, session.name):
+            await stream.run(session.subscribe(subscribe))
+        return response
+
+    async def _checked(self, request: web.Request, model: type[_AnyModel]) -> _AnyModel:
+        try:
+            return validated(model, await self._object(request))
+        except InvalidRequest as error:
+            raise web.HTTPBadRequest(text=f"{error.field}: {error.message}") from None
+
+    # -- state ------------------------------------------------------------------------------
+
+    async def _state(self, request: web.Request, identity: Identity) -> web.Response:
+        wanted = ReadState(
+            thread_id=request.match_info["thread_id"],
+            checkpoint_id=request.match_info.get("checkpoint_id"),
+            subgraphs=request.query.get("subgraphs", "").lower() in ("1", "true"),
+        )
+        return _json((await read(self._runs, identity, wanted)).value)
+
+    async def _history(self, request: web.Request, identity: Identity) -> web.Response:
+        wanted = await self._checked(request, _History)
+        command = wanted.command(request.match_info["thread_id"])
+        return _json((await read(self._runs, identity, command)).value)
+
+    # -- runs -------------------------------------------------------------------------------
+
+    async def _start(self, request: web.Request, identity: Identity) -> web.Response:
+        start = await self._checked(request, RunStart)
+        command = start.command(request.match_info["thread_id"])
+        assert isinstance(command, StartRun)
+        info = await self._runs.start(identity, command)
+        return _json(await self._run_json(identity, info))
+
+    async def _list_runs(self, request: web.Request, identity: Identity) -> web.Response:
+        thread_id = request.match_info["thread_id"]
+        infos = await self._runs.of_thread(identity, thread_id)
+        return _json([await self._run_json(identity, info) for info in infos])
+
+    async def _run(self, request: web.Request, identity: Identity) -> web.Response:
+        return _json(await self._run_json(identity, await self._info_of(request, identity)))
+
+    async def _info_of(self, request: web.Request, identity: Identity) -> RunInfo:
+        where = request.match_info
+        return await self._runs.info(identity, where["thread_id"], where["run_id"])
+
+    async def _run_json(self, identity: Identity, info: RunInfo) -> Json:
+        began, ended = await run_times(self._runs, identity, info)
+        return {
+            "run_id": info.run_id,
+            "thread_id": info.thread_id,
+            "assistant_id": info.graph,
+            "status": _STATUS.get(info.status, "error"),
+            "created_at": began,
+            "updated_at": ended or began,
+            "metadata": {},
+            "kwargs": {},
+            "multitask_strategy": self._runs.multitask_strategy,
+        }
+
+    async def _join(self, request: web.Request, identity: Identity) -> web.Response:
+        """Wait for the end of a run, and give the state that it came to."""
+        info = await self._info_of(request, identity)
+        await self._end_of(identity, info)
+        wanted = ReadState(thread_id=info.thread_id)
+        return _json((await read(self._runs, identity, wanted)).value["values"])
+
+    async def _cancel(self, request: web.Request, identity: Identity) -> web.Response:
+        """Stop a run, and answer when it has ended."""
+        action = request.query.get("action", "interrupt")
+        if action != "interrupt":
+            raise InvalidRequest("action", f"expected interrupt, got {action!r}")
+        info = await self._info_of(request, identity)
+        if info.status in ("running", "queued"):
+            with suppress(RequestError):  # it has ended by itself meanwhile
+                await self._runs.cancel(identity, info.thread_id, info.run_id)
+            await self._end_of(identity, info)
+            await asyncio.sleep(_SETTLE_S)
+        return web.Response(status=202)
+
+    async def _end_of(self, identity: Identity, info: RunInfo) -> None:
+        """Wait for the end of a run."""
+        if info.status not in ("running", "queued"):
+            return
+        entries = self._runs.entries(identity, run_id=info.run_id, thread_id=info.thread_id)
+        async with aclosing(entries), asyncio.timeout(_END_S):
+            async for entry in entries:
+                if isinstance(entry.frame, RunFinished):
+                    return
+
+    # -- threads and assistants -------------------------------------------------------------
+
+    async def _create_thread(self, request: web.Request, identity: Identity) -> web.Response:
+        """Name a thread; it comes into being with its first run."""
+        body = await self._object(request)
+        thread_id = body.get("thread_id") or str(uuid4())
+        self._runs.key(identity, thread_id)
+        return _json(_thread_json(thread_id, "idle", {}))
+
+    async def _thread(self, request: web.Request, identity: Identity) -> web.Response:
+        thread_id = request.match_info["thread_id"]
+        state = await read(self._runs, identity, ReadState(thread_id=thread_id))
+        info = await self._runs.info(identity, thread_id, None)
+        status = _THREAD_STATUS.get(info.status, "idle")
+        return _json(_thread_json(thread_id, status, state.value["values"]))
+
+    async def _search_assistants(self, request: web.Request, identity: Identity) -> web.Response:
+        del identity
+        wanted = (await self._object(request)).get("graph_id")
+        names = self._runs.graphs.names
+        return _json([_assistant_json(name) for name in names if wanted in (None, name)])
+
+    async def _assistant(self, request: web.Request, identity: Identity) -> web.Response:
+        del identity
+        return _json(_assistant_json(self._runs.graphs.choose(request.match_info["name"])))
+
+    async def _graph(self, request: web.Request, identity: Identity) -> web.Response:
+        name, xray = request.match_info["name"], request.query.get("xray", "").lower()
+        levels = int(xray) if xray.isdecimal() else xray == "true"
+        return _json(await describe_graph(self._runs, identity, name, xray=levels))
+
+    async def _info(self, request: web.Request, identity: Identity) -> web.Response:
+        del request, identity
+        versions = {name: version(name) for name in ("langgraph-ws", "langgraph")}
+        return _json(
+            {
+                "version": versions["langgraph-ws"],
+                "langgraph_py_version": versions["langgraph"],
+                "flags": {"assistants": True, "crons": False},
+            }
+        )
+
+    async def _ok(self, request: web.Request, identity: Identity) -> web.Response:
+        del request, identity
+        return _json({"ok": True})
+
+
+class _Refused(web.HTTPException):
+    """A refusal with any status."""
+
+    status_code = 400  # aiohttp wants one on the class
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(body=dumps({"detail": detail}), content_type="application/json")
+        self.set_status(status)
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    body = value if isinstance(value, bytes) else dumps(value)
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _thread_json(thread_id: str, status: str, values: Any) -> Json:
+    now = datetime.now(UTC).isoformat()
+    return {
+        "thread_id": thread_id,
+        "status": status,
+        "values": values,
+        "metadata": {},
+        "created_at": now,
+        "updated_at": now,
+        "interrupts": {},
+        "config": {},
+    }
+
+
+def _assistant_json(name: str) -> Json:
+    return {
+        "assistant_id": name,
+        "graph_id": name,
+        "name": name,
+        "version": 1,
+        "config": {},
+        "context": {},
+        "metadata": {},
+        "description": None,
+        "created_at": _BEGAN,
+        "updated_at": _BEGAN,
+    }
+
+
+_BEGAN = datetime.now(UTC).isoformat()
