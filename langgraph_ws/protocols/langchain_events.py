@@ -348,19 +348,16 @@ def _tool_finished(frame: ToolFinished, run_id: str) -> Made:
     return _tool(frame, run_id, "tool-finished", output=_output(frame))
 
 
-def _output(frame: ToolFinished) -> Any:
-    """What a tool put out: the message that the state has of it, where there is one."""
-    if frame.message_id is None:
-        return frame.content
-    message = {
+def _output(frame: ToolFinished) -> Json:
+    """What a tool put out, as the message that a model reads of it."""
+    message: Json = {
         "type": "tool",
-        "id": frame.message_id,
         "name": frame.name,
         "tool_call_id": frame.tool_call_id,
         "content": frame.content,
         "status": frame.status,
     }
-    return message | _known({"artifact": frame.artifact})
+    return message | _known({"id": frame.message_id, "artifact": frame.artifact})
 
 
 def _tool(
