@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from uuid import uuid4
 
 from aiohttp import web
@@ -51,6 +52,8 @@ _SETTLE_S = 0.05
 run at once, and would take an end that comes then for that of the next."""
 _END_S = 3_600.0
 """How long the end of a run is waited for."""
+_KEPT = {"WWW-Authenticate", "Retry-After"}
+"""The headers of a refusal that its answer keeps."""
 _EVENTS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache",
@@ -172,58 +175,46 @@ class LangChainRoutes:
         for method, route, handler in routes:
             router.add_route(method, route, self._guarded(handler))
         for route in sorted({route for _, route, _ in routes}):
-            router.add_route("OPTIONS", route, self._preflight)
+            router.add_route("OPTIONS", route, partial(self._answer, self._preflight))
 
     # -- who may ----------------------------------------------------------------------------
 
     def _guarded(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """The handler behind the gate; what it refuses is told as JSON."""
+        """The handler behind the gate; what is refused is told as JSON."""
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            with self._told(request):
-                self._gate.admit(request)
-                with self._gate.take(request) as place:
-                    identity = await self._gate.identify_at_once(request)
-                    self._gate.claim(place, identity)
-                    response = await handler(request, identity)
-            if not response.prepared:
-                response.headers.update(self._cors(request))
-            return response
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            self._gate.admit(request)
+            with self._gate.take(request) as place:
+                identity = await self._gate.identify_at_once(request)
+                self._gate.claim(place, identity)
+                return await handler(request, identity)
 
-        return handle
+        return partial(self._answer, guarded)
 
-    @contextmanager
-    def _told(self, request: web.Request) -> Iterator[None]:
-        """Tell a refusal as JSON, to pages of other origins too.
-
-        Raises:
-            web.HTTPException: The block was refused.
-        """
+    async def _answer(
+        self,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        request: web.Request,
+    ) -> web.StreamResponse:
+        """What the handler answers, or why it refuses, for pages of other origins to read too."""
         try:
-            yield
+            response = await handler(request)
         except RequestError as error:
             field = f"{error.field}: " if isinstance(error, InvalidRequest) else ""
-            self._refuse(request, _HTTP.get(error.code, 422), f"{field}{error.message}")
+            detail = {"detail": f"{field}{error.message}"}
+            response = _json(detail, _HTTP.get(error.code, 422))
         except web.HTTPException as refusal:
-            if refusal.content_type != "application/json":
-                refusal.text = dumps({"detail": (refusal.text or refusal.reason).strip()}).decode()
-                refusal.content_type = "application/json"
-            refusal.headers.update(self._cors(request))
-            raise
-
-    def _refuse(self, request: web.Request, status: int, detail: str) -> NoReturn:
-        refusal = _Refused(status, detail)
-        refusal.headers.update(self._cors(request))
-        raise refusal from None
+            response = _json({"detail": (refusal.text or refusal.reason).strip()}, refusal.status)
+            for name in _KEPT & refusal.headers.keys():
+                response.headers[name] = refusal.headers[name]
+        if not response.prepared:
+            response.headers.update(self._cors(request))
+        return response
 
     async def _preflight(self, request: web.Request) -> web.Response:
         """Tell a browser whether a page of another origin may ask (Fetch, CORS preflight)."""
-        with self._told(request):
-            self._gate.admit(request)
-        headers = self._cors(request) | {
-            "Access-Control-Allow-Methods": "GET, POST",
-            "Access-Control-Max-Age": "600",
-        }
+        self._gate.admit(request)
+        headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Max-Age": "600"}
         if asked := request.headers.get("Access-Control-Request-Headers"):
             headers["Access-Control-Allow-Headers"] = asked
         return web.Response(status=204, headers=headers)
@@ -456,16 +447,6 @@ class LangChainRoutes:
     async def _ok(self, request: web.Request, identity: Identity) -> web.Response:
         del request, identity
         return _json({"ok": True})
-
-
-class _Refused(web.HTTPException):
-    """A refusal with any status."""
-
-    status_code = 400  # aiohttp wants one on the class
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(body=dumps({"detail": detail}), content_type="application/json")
-        self.set_status(status)
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

@@ -56,6 +56,7 @@ class Site:
     port: int
     attachment: Attachment
     session: aiohttp.ClientSession
+    app: web.Application
     path: str = "/ws"
 
     @property
@@ -94,4 +95,4 @@ async def serving(graph: Any, **options: Any) -> AsyncIterator[Site]:
     app = web.Application()
     attachment = attach_websocket(app, graph, **options)
     async with running(app) as (port, session):
-        yield Site(port, attachment, session, attachment.path)
+        yield Site(port, attachment, session, app, attachment.path)

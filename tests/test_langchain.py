@@ -718,18 +718,17 @@ async def test_a_message_is_injected_as_the_next_run() -> None:
         await gate.go_on.wait()
         return {"messages": [AIMessage(f"heard {state['messages'][-1].content}")]}
 
-    async with served(line(("node", node), saver=InMemorySaver())) as site:
-        async with socket(site) as client:
-            await client.subscribe("lifecycle", "values")
-            await client.start()
-            await gate.entered.wait()
-            message = {"role": "user", "content": "and this"}
-            injected = await client.call("input.inject", namespace=[], message=message)
-            gate.go_on.set()
-            events = await client.until("completed", run_id=injected["run_id"])
-            assert data(events, "values")[-1]["messages"][-1]["content"] == "heard and this"
-            error = await client.refused("input.inject", namespace=["x:1"], message=message)
-            assert error["message"].startswith("namespace: ")
+    async with served(line(("node", node), saver=InMemorySaver())) as site, socket(site) as client:
+        await client.subscribe("lifecycle", "values")
+        await client.start()
+        await gate.entered.wait()
+        message = {"role": "user", "content": "and this"}
+        injected = await client.call("input.inject", namespace=[], message=message)
+        gate.go_on.set()
+        events = await client.until("completed", run_id=injected["run_id"])
+        assert data(events, "values")[-1]["messages"][-1]["content"] == "heard and this"
+        error = await client.refused("input.inject", namespace=["x:1"], message=message)
+        assert error["message"].startswith("namespace: ")
 
 
 async def test_the_state_of_a_subgraph() -> None:
@@ -843,22 +842,26 @@ async def test_bad_messages_are_answered(sent: str, id_: Any, error: str, about:
 
 
 async def test_whoever_sends_nothing_but_nonsense_is_closed() -> None:
-    async with served(chat("x"), limits=Limits(message_burst=1_000)) as site:
-        async with socket(site) as client:
-            for _ in range(LangChainSession.MAX_BAD_MESSAGES):
-                await client.ws.send_str("{}")
-            async for _ in client.ws:
-                pass
-            assert client.ws.close_code == 4400
+    async with (
+        served(chat("x"), limits=Limits(message_burst=1_000)) as site,
+        socket(site) as client,
+    ):
+        for _ in range(LangChainSession.MAX_BAD_MESSAGES):
+            await client.ws.send_str("{}")
+        async for _ in client.ws:
+            pass
+        assert client.ws.close_code == 4400
 
 
 async def test_subscriptions_are_limited() -> None:
-    async with served(chat("x"), limits=Limits(message_burst=1_000)) as site:
-        async with socket(site) as client:
-            for _ in range(LangChainSession.MAX_SUBSCRIPTIONS):
-                await client.subscribe("lifecycle")
-            error = await client.refused("subscription.subscribe", channels=["lifecycle"])
-            assert "unsubscribe" in error["message"]
+    async with (
+        served(chat("x"), limits=Limits(message_burst=1_000)) as site,
+        socket(site) as client,
+    ):
+        for _ in range(LangChainSession.MAX_SUBSCRIPTIONS):
+            await client.subscribe("lifecycle")
+        error = await client.refused("subscription.subscribe", channels=["lifecycle"])
+        assert "unsubscribe" in error["message"]
 
 
 async def test_threads_belong_to_their_identity() -> None:
@@ -880,12 +883,15 @@ async def test_threads_belong_to_their_identity() -> None:
 
 
 async def test_a_chat_and_this_protocol_follow_the_same_run() -> None:
-    async with served(chat("Hello there.", saver=InMemorySaver())) as site:
-        async with site.connect() as talker, socket(site) as client:
-            await client.subscribe()
-            await talker.send("new_chat", thread_id="t", input=HELLO)
-            seen = await talker.until("end")
-            events = await client.until()
+    async with (
+        served(chat("Hello there.", saver=InMemorySaver())) as site,
+        site.connect() as talker,
+        socket(site) as client,
+    ):
+        await client.subscribe()
+        await talker.send("new_chat", thread_id="t", input=HELLO)
+        seen = await talker.until("end")
+        events = await client.until()
     assert "state" not in {message["type"] for message in seen}  # not exposed to chats
     (final,) = [message["data"] for message in seen if message["type"] == "final"]
     assert final["text"] == told(events) == "Hello there."
