@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,12 +28,14 @@ from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.protocols.langchain import LangChainSession
 from langgraph_ws.protocols.langchain_events import CHANNELS
 from langgraph_ws.session import Peer
-from langgraph_ws.testing import Reply, call
+from langgraph_ws.testing import Reply, assert_transcript, call
+from tests.chat_story import story
 from tests.graphs import Anything, agent, asking, chat, fan, line, model_node, nested
 from tests.serving import Site, serving
 from tests.test_aiohttp import Gate, flood, over
 from tests.test_security import ann, bob, by_header
 
+TRANSCRIPTS = Path(__file__).parent / "transcripts"
 HELLO = {"messages": [{"type": "human", "content": "hello", "id": "h1"}]}
 ALL = sorted(CHANNELS)
 TERMINAL = ("completed", "failed", "interrupted")
@@ -1015,3 +1018,17 @@ async def test_the_run_of_a_thread_goes_on_while_nobody_looks() -> None:
             async with asyncio.timeout(10):
                 await again.until("completed")
             assert len(data(again.events, "custom")) == 2
+
+
+@pytest.mark.parametrize("batch", [1, 7, None])
+def test_transcript(batch: int | None) -> None:
+    client = session()
+    subscribed(client, *ALL)
+    entries = story()
+    size = batch or len(entries)
+    told = [
+        message
+        for start in range(0, len(entries), size)
+        for message in client.send("t", entries[start : start + size])
+    ]
+    assert_transcript(told, TRANSCRIPTS / "langchain.jsonl", exact=True)
