@@ -67,6 +67,8 @@ async def prepare(
     if request.kind == "input" and request.answers_pending and pending:
         request = replace(request, kind="answer", answer=request.input)
     if request.kind == "answer":
+        if state is None:
+            raise RequestError("not_found", "thread_id: nothing has run on this thread")
         answers = _answers(request, pending)
         command: GraphCommand[Any] = GraphCommand(
             resume=answers, update=request.update, goto=tuple(map(_target, request.goto))

@@ -376,7 +376,7 @@ async def test_subgraphs_steps_and_custom_events() -> None:
     assert ended[0]["result"]["messages"][0]["content"] == "done"
     assert data(events, "custom") == [
         {"name": "metrics", "payload": {"tokens": 3}},
-        {"name": "custom", "payload": "plain"},
+        {"payload": "plain"},
     ]
     assert [update["node"] for update in data(events, "updates")] == ["leaf", node]
     assert tree["tree"] == {
@@ -547,6 +547,23 @@ async def test_a_replay_tells_of_no_question_that_has_been_answered() -> None:
             assert [root(e) for e in late.events if is_root(e)][-1] == "completed"
 
 
+async def test_a_question_that_only_the_state_knows_of_is_told() -> None:
+    graph = asking()
+    async with served(graph) as site, socket(site) as client:
+        await client.subscribe("input", "lifecycle")
+        await client.start({"messages": []})
+        await client.until("interrupted")
+        (asked,) = data(client.events, "input.requested")
+    async with served(graph) as site, socket(site) as client:  # a server that knows no run of it
+        assert (await client.subscribe("lifecycle"))["replayed_events"] == 0
+        await client.subscribe("input", since=client.events[-1]["seq"] if client.events else 0)
+        assert data(client.events, "input.requested") == [asked]
+        await client.start("sure")
+        await client.until("completed")
+        numbers = [event["seq"] for event in client.events]
+        assert numbers == sorted(set(numbers))
+
+
 async def test_the_watcher_of_an_idle_thread_is_not_told_that_a_run_completed() -> None:
     async with served(chat("x", "y")) as site:
         async with socket(site) as client:
@@ -599,7 +616,7 @@ async def test_the_end_of_a_run_that_this_connection_supersedes_is_for_the_other
 async def test_answers_are_checked_and_may_come_before_the_end_of_the_run() -> None:
     async with served(asking()) as site, socket(site) as client:
         error = await client.refused("input.respond", interrupt_id="x", response=1)
-        assert error["error"] == "no_such_interrupt"
+        assert error["error"] == "no_such_run"
         await client.subscribe("input", "lifecycle")
         await client.start({"messages": []})
         while not data(client.events, "input.requested"):
@@ -612,6 +629,8 @@ async def test_answers_are_checked_and_may_come_before_the_end_of_the_run() -> N
         assert error["message"].startswith("response: ")
         await client.call("input.respond", interrupt_id=asked["interrupt_id"], response="sure")
         await client.until("completed")
+        error = await client.refused("input.respond", interrupt_id="x", response=1)
+        assert error["error"] == "no_such_interrupt"
         state = await client.call("state.get", namespace=[], keys=["messages", "nothing"])
         assert list(state["values"]) == ["messages"]
         assert state["values"]["messages"][-1]["content"] == "got sure"
@@ -999,10 +1018,11 @@ def test_the_protocol_has_no_word_for_gaps_heartbeats_and_going_away() -> None:
     assert client.done(99, RequestError("not_found", "x")) == []
     [said] = map(orjson.loads, client.bye("expired", "reauth", 0))
     assert (said["id"], said["error"]) == (None, "permission_denied")
-    [said] = map(orjson.loads, client.refuse(RequestError("rate_limited", "slow down")))
-    assert said["code"] == "rate_limited"
+    limited = RequestError("rate_limited", "slow down")
+    [said] = map(orjson.loads, client.refuse('{"id": 7, "method": "x"}', limited))
+    assert (said["id"], said["code"]) == (7, "rate_limited")
     failed = RequestError("internal_error", "Something went wrong.", error_id="e1")
-    [said] = map(orjson.loads, client.refuse(failed))
+    [said] = map(orjson.loads, client.refuse("?", failed))
     assert (said["error"], said["error_id"]) == ("unknown_error", "e1")
 
 

@@ -13,7 +13,8 @@ they have been told already.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -73,6 +74,8 @@ __all__ = ["LangChainSession"]
 logger = logging.getLogger(__name__)
 
 _VARIANT = "langchain"
+_PENDING = 32
+"""From which part of an entry's numbers on those of questions are that only the state has."""
 _PYTHON_LIMIT = 1_000_000
 """The library of the Python client closes the socket over a message of more than 1 MiB."""
 _WATCHED = frozenset({"lifecycle", "input"})
@@ -111,7 +114,7 @@ class _Subscription:
     head: int = 0
     answers: int | None = None
     reconnected: bool = False
-    leaves_out: Callable[[int, Frame, Event], bool] = lambda _number, _frame, _event: False
+    leaves_out: Callable[[int, Entry, Event], bool] = lambda _number, _entry, _event: False
     replayed: int = 0
 
 
@@ -230,6 +233,7 @@ class LangChainSession(Session):
         self._own_run: str | None = None
         self._last_begun: str | None = None
         self._bad_messages = 0
+        self._opened_ms = time.time_ns() // 1_000_000
 
     # -- what the client says ---------------------------------------------------------------
 
@@ -357,14 +361,27 @@ class LangChainSession(Session):
         head = self._reader.numbers.through(info.position.seq)
         for subscription in asked.subscriptions:
             fresh = subscription.after < 0
+            if subscription.after > head:  # it is from before the log was lost
+                subscription.after = -1
             subscription.head = head
             subscription.leaves_out = self._hygiene(subscription, info, head, fresh=fresh)
             self._subscriptions[subscription.id] = subscription
         if isinstance(asked.request, Reconnect) and asked.request.channels is None:
             return [self._restored(asked, asked.request)]
         if outcome.after is None or outcome.after >= info.position.seq:
-            return self._answer_replayed(head)
+            pending = self._pending(asked.subscriptions, info)
+            return [*pending, *self._answer_replayed(head)]
         return []
+
+    def _pending(self, subscriptions: tuple[_Subscription, ...], info: RunInfo) -> Iterator[bytes]:
+        """The questions that wait, of a thread of which the log holds nothing (any more)."""
+        assert self._reader is not None
+        for part, frame in enumerate(info.interrupts[:_PENDING], _PENDING):
+            entry = Entry(info.position.seq, info.run_id or "", self._opened_ms, frame)
+            number = self._reader.numbers.of(entry.seq, part)
+            for event in events_of(frame, entry.run_id):
+                if any(s.filter.admits("input", None, frame.namespace) for s in subscriptions):
+                    yield self._framed(number, event, encode(entry, number, event))
 
     def _restored(self, asked: _Asked, request: Reconnect) -> bytes:
         """Whether all that was asked for goes on."""
@@ -374,30 +391,29 @@ class LangChainSession(Session):
 
     def _hygiene(
         self, subscription: _Subscription, info: RunInfo, head: int, *, fresh: bool
-    ) -> Callable[[int, Frame, Event], bool]:
+    ) -> Callable[[int, Entry, Event], bool]:
         """What a replay is to leave out, so that no client takes the past for the present.
 
         Without a cursor a client cannot know what is past: (1) the ends of runs from before the
         one that this connection started, which clients up to 1.11 take for the end of that one;
         (2) questions that have been answered; (3) for the watcher of the Python client, the end of
-        a run that completed before, which its `output` would take for that of the next.
+        a run that completed before it came, which its `output` would take for that of the next.
         """
         if not fresh:
-            return lambda _number, _frame, _event: False
+            return lambda _number, _entry, _event: False
         before = self._started_after or 0
         pending = {interrupt.interrupt_id for interrupt in info.interrupts}
         wants = subscription.filter
         watcher = wants.channels == _WATCHED and not wants.customs
-        idle = info.status not in ("running", "queued")
 
-        def leaves_out(number: int, frame: Frame, event: Event) -> bool:
+        def leaves_out(number: int, entry: Entry, event: Event) -> bool:
             if number > head:
                 return False
             if event.root is not None and number <= before:
                 return True
-            if isinstance(frame, Interrupted):
-                return frame.interrupt_id not in pending
-            return watcher and idle and event.root == "completed"
+            if isinstance(entry.frame, Interrupted):
+                return entry.frame.interrupt_id not in pending
+            return watcher and event.root == "completed" and entry.time_ms < self._opened_ms
 
         return leaves_out
 
@@ -419,7 +435,7 @@ class LangChainSession(Session):
             for part, event in enumerate(events):
                 number = reader.numbers.of(entry.seq, part)
                 assert channel is not None
-                if self._wanted(number, channel, entry.frame, event):
+                if self._wanted(number, channel, entry, event):
                     data = self._encoded(entry, part, number, event)
                     if data is not None:
                         out.append(data)
@@ -430,18 +446,18 @@ class LangChainSession(Session):
             out += self._answer_replayed(last)
         return out
 
-    def _wanted(self, number: int, channel: str, frame: Frame, event: Event) -> bool:
+    def _wanted(self, number: int, channel: str, entry: Entry, event: Event) -> bool:
         """Whether a subscription wants an event that it has not been told of."""
         if self._superseding and event.root in TERMINAL_EVENTS.values():
             return False
-        name = _custom_name(frame)
-        namespace = namespace_of(frame)
+        name = _custom_name(entry.frame)
+        namespace = namespace_of(entry.frame)
         wanted = False
         for subscription in self._subscriptions.values():
             if (
                 number > subscription.after
                 and subscription.filter.admits(channel, name, namespace)
-                and not subscription.leaves_out(number, frame, event)
+                and not subscription.leaves_out(number, entry, event)
             ):
                 wanted = True
                 subscription.replayed += number <= subscription.head
@@ -460,9 +476,13 @@ class LangChainSession(Session):
                 self._limit,
             )
             return None
-        if self.server_sent:
-            return b"event: %b\nid: %d\ndata: %b\n\n" % (event.method.encode(), number, data)
-        return data
+        return self._framed(number, event, data)
+
+    def _framed(self, number: int, event: Event, data: bytes) -> bytes:
+        """The message in the form in which it is sent."""
+        if not self.server_sent:
+            return data
+        return b"event: %b\nid: %d\ndata: %b\n\n" % (event.method.encode(), number, data)
 
     def _answer_replayed(self, through: int) -> list[bytes]:
         """Answer the subscriptions whose replay is over."""

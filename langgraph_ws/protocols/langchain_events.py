@@ -396,7 +396,8 @@ def _interrupt_answered(frame: InterruptAnswered, _run_id: str) -> Made:
 
 
 def _custom(frame: Custom, _run_id: str) -> Made:
-    return Event("custom", {"name": frame.name, "payload": frame.data})
+    name = None if frame.name == "custom" else frame.name  # the mapper's word for one without
+    return Event("custom", _known({"name": name}) | {"payload": frame.data})
 
 
 def _sources(frame: Sources, _run_id: str) -> Made:
