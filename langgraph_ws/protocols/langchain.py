@@ -555,9 +555,8 @@ def _error(error: RequestError, answers: int | None) -> bytes:
         "code": error.code,
         "retryable": error.retryable,
     }
-    if error.error_id is not None:
-        data["error_id"] = error.error_id
-    return dumps(data)
+    more = {"error_id": error.error_id, "retry_after_ms": error.retry_after_ms}
+    return dumps(data | {name: value for name, value in more.items() if value is not None})
 
 
 def _saved(request: object, value: Any) -> Json:
