@@ -413,7 +413,7 @@ class LangChainSession(Session):
                 return True
             if isinstance(entry.frame, Interrupted):
                 return entry.frame.interrupt_id not in pending
-            return watcher and event.root == "completed" and entry.time_ms < self._opened_ms
+            return watcher and event.root == "completed" and entry.time_ms <= self._opened_ms
 
         return leaves_out
 
