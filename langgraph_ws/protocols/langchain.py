@@ -94,6 +94,8 @@ _CODES: Mapping[ErrorCode, str] = {
     "forbidden": "permission_denied",
 }
 """The codes of the protocol for ours; everything else is an `unknown_error`."""
+_FIELDS = {"resume": "params.interrupt_id", "checkpoint_id": "params.checkpoint_id"}
+"""The names of fields that are others than ours."""
 
 
 @dataclass(slots=True, eq=False)
@@ -546,17 +548,22 @@ def _success(answers: int, result: Json, **meta: int) -> bytes:
 
 
 def _error(error: RequestError, answers: int | None) -> bytes:
-    field = f"{error.field}: " if isinstance(error, InvalidRequest) else ""
     data: Json = {
         "type": "error",
         "id": answers,
         "error": _CODES.get(error.code, "unknown_error"),
-        "message": f"{field}{error.message}",
+        "message": _in_its_words(str(error)),
         "code": error.code,
         "retryable": error.retryable,
     }
     more = {"error_id": error.error_id, "retry_after_ms": error.retry_after_ms}
     return dumps(data | {name: value for name, value in more.items() if value is not None})
+
+
+def _in_its_words(text: str) -> str:
+    """The text of an error, with the names that the fields have in this protocol."""
+    field, colon, rest = text.partition(": ")
+    return f"{_FIELDS.get(field, field)}{colon}{rest}"
 
 
 def _saved(request: object, value: Any) -> Json:
