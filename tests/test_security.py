@@ -431,7 +431,7 @@ async def test_what_belongs_to_another_identity_is_simply_not_there() -> None:
         assert told == repr(absent)
         assert [answer["data"].get("code") for answer in foreign[:5]] == ["not_found"] * 5
         assert foreign[5]["data"]["status"] == "idle"
-        assert foreign[6]["data"]["code"] == "stale_interrupt"
+        assert foreign[6]["data"]["code"] == "not_found"
         # and the owner's is untouched
         async with site.connect(**ann()) as client:
             await client.send("resume_chat", thread_id="t", resume={question: "yes"})
