@@ -446,7 +446,10 @@ test(
 test("a server that is told to go away, and another one after it", LIMIT, async () => {
   const first = await startDemo();
   const states = [];
-  const client = open(first.url, { onState: (state) => states.push(state) });
+  const client = open(first.url, {
+    reconnect: { delayMs: 50, maxDelayMs: 100, maxAttempts: null },
+    onState: (state) => states.push(state),
+  });
   const run = await client.newChat("long");
   await until(run.thread, () => run.text.length > 20);
   const drained = assert.rejects(
