@@ -76,6 +76,9 @@ class StartRun:
         run_id: The run's id; None: a new one. One that exists is followed instead of started.
         graph: Which graph; None: the thread's own, or the first.
         messages: Messages of the turn, each `{role, content, …}`, validated by the protocol.
+        history: The messages before them, as the client has them; for a thread of which no
+            messages are saved.
+        instead_of: The id of a message; the run begins from the newest checkpoint without it.
         input: The graph's input as it is, when `messages` is None.
         answers: Answers by interrupt id; None when there is one bare `answer`.
         answer: The answer to the only pending interrupt, when `answers` is None.
@@ -93,6 +96,8 @@ class StartRun:
     run_id: str | None = None
     graph: str | None = None
     messages: tuple[dict[str, Any], ...] | None = None
+    history: tuple[dict[str, Any], ...] = ()
+    instead_of: str | None = None
     input: Any = None
     answers: Mapping[str, Any] | None = None
     answer: Any = None

@@ -170,7 +170,12 @@ class Threads:
             entries = [entry for entry in entries if entry.run_id == follow.run_id]
             if self._is_over(follow, entries):
                 self._drop(follow, dropped=False)
-        return self._session.send(follow.thread_id, entries) if entries else []
+        if not entries:
+            return []
+        messages = self._session.send(follow.thread_id, entries)
+        if self._session.done_with(follow.thread_id):
+            self._drop(follow, dropped=False)
+        return messages
 
     def _is_over(self, follow: _Follow, entries: list[Entry]) -> bool:
         if entries and isinstance(entries[-1].frame, RunFinished):

@@ -117,8 +117,10 @@ def _default_name(source: Any) -> str:
     return str(getattr(source, "__name__", "graph"))
 
 
-def graph_input(graph: Graph, request: StartRun) -> tuple[Any, list[BaseMessage]]:
+def graph_input(graph: Graph, request: StartRun, *, fresh: bool) -> tuple[Any, list[BaseMessage]]:
     """What a turn gives to the graph, and its messages, which then have ids.
+
+    Where no messages are saved (`fresh`), the graph is also given those that came before.
 
     An `input` is the application's own and goes to the graph as it came; of the messages in it
     those are told that have an id, for the graph makes up the others.
@@ -133,7 +135,8 @@ def graph_input(graph: Graph, request: StartRun) -> tuple[Any, list[BaseMessage]
             "messages", "this graph has no `messages` in its state; send its `input`"
         )
     messages = [_message(index, message) for index, message in enumerate(request.messages)]
-    return {"messages": messages}, messages
+    before = [_message(index, it) for index, it in enumerate(request.history)] if fresh else []
+    return {"messages": [*before, *messages]}, messages
 
 
 def _takes_messages(graph: Graph) -> bool:

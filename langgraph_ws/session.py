@@ -118,6 +118,10 @@ class Session(ABC):
     def send(self, thread_id: str, entries: Sequence[Entry]) -> list[bytes]:
         """Take the next entries of a followed thread (only those of one run, where one is)."""
 
+    def done_with(self, thread_id: str) -> bool:
+        """Whether it has nothing more to tell of a followed thread, which is then left alone."""
+        return False
+
     @abstractmethod
     def gap(self, thread_id: str, gap: GapError, snapshot: Snapshot) -> list[bytes] | None:
         """Take the news that a reader fell out of the log, and what to go on from.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,8 @@ from langgraph_ws.streaming import graph_options
 
 __all__ = ["GRAPH_KEY", "Turn", "checkpoint_id", "pending_interrupts", "prepare", "run_config"]
 
+_HISTORY = 1_000
+"""How many checkpoints are looked through for the one before a message."""
 GRAPH_KEY = "langgraph_ws_graph"
 """Where a checkpoint's metadata names the graph, so that state can be read without a run."""
 
@@ -59,6 +62,8 @@ async def prepare(
         raise RequestError(
             "no_checkpointer", "the graph has no checkpointer: there is nothing to go on from"
         )
+    if request.instead_of is not None:
+        await _go_before(graph, config, request.instead_of)
     state = await read_state(graph, config)
     if request.checkpoint_id is not None and state is None:
         raise RequestError("no_checkpoint", "checkpoint_id: the thread has no such checkpoint")
@@ -83,7 +88,7 @@ async def prepare(
         if state is None or not (state.next or state.tasks):
             raise RequestError("nothing_to_continue", "the thread has nothing left to do")
         return Turn(input=None, messages=(), base=base, frames=())
-    value, messages = graph_input(graph, request)
+    value, messages = graph_input(graph, request, fresh=not _messages_of(state))
     # LangGraph discards pending interrupts silently when it is given new input.
     discarded = tuple(sorted(pending | set(announced)))
     return Turn(
@@ -92,6 +97,29 @@ async def prepare(
         base=base,
         frames=(InterruptAnswered(interrupt_ids=discarded, superseded=True),) if discarded else (),
     )
+
+
+async def _go_before(graph: Graph, config: RunnableConfig, message_id: str) -> None:
+    """Have the run begin at the newest checkpoint that a message is not in, where it is in one."""
+    if not graph_options(graph).checkpointer:
+        return
+    configurable = config.setdefault("configurable", {})
+    seen = False
+    async with aclosing(graph.aget_state_history(config, limit=_HISTORY)) as states:
+        async for state in states:
+            if any(getattr(it, "id", None) == message_id for it in _messages_of(state)):
+                seen = True
+            elif seen:
+                configurable["checkpoint_id"] = checkpoint_id(state)
+                return
+            elif state.next != ("__start__",):
+                return
+
+
+def _messages_of(state: StateSnapshot | None) -> list[Any]:
+    values = state.values if state is not None else None
+    found = values.get("messages") if isinstance(values, Mapping) else None
+    return found if isinstance(found, list) else []
 
 
 def run_config(

@@ -30,9 +30,9 @@ LAYERS = [
     # pure again: one connection without the connection
     {"session"},
     {"protocols.requests", "protocols.langchain_events"},
-    {"protocols.chat_requests", "protocols.langchain_commands"},
-    {"protocols.chat_messages"},
-    {"protocols.chat", "protocols.chat_schema", "protocols.langchain"},
+    {"protocols.chat_requests", "protocols.langchain_commands", "protocols.aisdk_requests"},
+    {"protocols.chat_messages", "protocols.aisdk_chunks"},
+    {"protocols.chat", "protocols.chat_schema", "protocols.langchain", "protocols.aisdk"},
     {"protocols"},
     # the Python client
     {"client.errors"},
@@ -80,6 +80,9 @@ RIM = {
 SYNCHRONOUS = {"errors", "frames", "limits", "codec", "view", "messages", "sources", "mapping"} | {
     "session",
     "protocols",
+    "protocols.aisdk",
+    "protocols.aisdk_chunks",
+    "protocols.aisdk_requests",
     "protocols.chat",
     "protocols.chat_messages",
     "protocols.chat_requests",

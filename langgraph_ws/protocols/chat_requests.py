@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
-from pydantic.alias_generators import to_snake
 from pydantic_core import PydanticCustomError
 
 from langgraph_ws.commands import (
@@ -22,7 +21,15 @@ from langgraph_ws.commands import (
 )
 from langgraph_ws.errors import InvalidRequest
 from langgraph_ws.log import Position
-from langgraph_ws.protocols.requests import MAX_INTEGER, Id, Json, Model, Name, validated
+from langgraph_ws.protocols.requests import (
+    MAX_INTEGER,
+    Id,
+    Json,
+    Model,
+    Name,
+    in_both_cases,
+    validated,
+)
 
 __all__ = ["REQUESTS", "Request", "RequestId", "decode", "request_id"]
 
@@ -78,8 +85,7 @@ class _Options(Model):
 
     def others(self) -> Json:
         """What is not ours, as it was sent and in snake case."""
-        sent = self.model_extra or {}
-        return {to_snake(name): value for name, value in sent.items()} | sent
+        return in_both_cases(self.model_extra or {})
 
 
 def _delta(options: _Options | None) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias, TypeVar
+import re
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
@@ -11,7 +12,17 @@ from pydantic_core import ErrorDetails
 from langgraph_ws.codec import loads
 from langgraph_ws.errors import InvalidRequest, RequestError
 
-__all__ = ["MAX_INTEGER", "Id", "Json", "Model", "Name", "parse", "validated"]
+__all__ = [
+    "MAX_INTEGER",
+    "Id",
+    "Json",
+    "Model",
+    "Name",
+    "in_both_cases",
+    "media_block",
+    "parse",
+    "validated",
+]
 
 Json: TypeAlias = dict[str, Any]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
@@ -21,7 +32,13 @@ _MAX_DEPTH = 100  # codec.plain would cut off what is deeper, without a word
 
 
 class Model(BaseModel):
-    """A part of what clients send: nothing is converted, names come in snake or camel case."""
+    """A part of what clients send: nothing is converted, names come in snake or camel case.
+
+    Attributes:
+        speaks_camel: Whether the documents of the protocol have the names in camel case.
+    """
+
+    speaks_camel: ClassVar[bool] = False
 
     model_config = ConfigDict(
         strict=True,
@@ -91,12 +108,17 @@ def validated(model: type[_AnyModel], data: object, *path: str) -> _AnyModel:
         return model.model_validate(data)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-    raise _invalid(fault, path)
+    raise _invalid(fault, path, camel=model.speaks_camel)
 
 
-def _invalid(fault: ErrorDetails, within: tuple[str, ...]) -> InvalidRequest:
+def in_both_cases(sent: Json) -> Json:
+    """What was sent, each under the name that it came with and under that in snake case."""
+    return {to_snake(name): value for name, value in sent.items()} | sent
+
+
+def _invalid(fault: ErrorDetails, within: tuple[str, ...], *, camel: bool) -> InvalidRequest:
     *path, name = map(str, (*within, *fault["loc"]))
-    if fault["type"] == "missing":  # pydantic says the alias, PROTOCOL.md the name
+    if fault["type"] == "missing" and not camel:  # pydantic says the alias, PROTOCOL.md the name
         name = to_snake(name)
     expected = _EXPECTED.get(fault["type"])
     words = expected.format(**fault.get("ctx", {})) if expected else fault["msg"]
@@ -115,3 +137,22 @@ def _too_deep(value: object) -> bool:
         if not level:
             return False
     return True
+
+
+_MEDIA = ("image", "audio", "video")
+_DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,]*)?;base64,(.*)", re.DOTALL)
+
+
+def media_block(media_type: str, url: str, filename: str | None = None) -> Json:
+    """A file as a content block of LangChain.
+
+    Args:
+        media_type: What it is, such as `image/png`.
+        url: Where it is, or (`data:…;base64,…`) the file itself.
+        filename: Its name.
+    """
+    family = media_type.partition("/")[0]
+    block: Json = {"type": family if family in _MEDIA else "file", "mime_type": media_type}
+    inline = _DATA_URL.fullmatch(url)
+    block |= {"url": url} if inline is None else {"base64": inline[2]}
+    return block | {"filename": filename} if filename else block
