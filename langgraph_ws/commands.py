@@ -118,6 +118,7 @@ class Attach:
         after: The position of the last entry already seen; None: from the beginning.
         held: Whether to begin, with `after` None, at the oldest entry that is still held, instead
             of at a snapshot, where the beginning is not.
+        summed_up: Whether to begin with a snapshot, whatever is held.
         rewind: Whether the session needs the run from its beginning to make sense of the rest.
     """
 
@@ -125,6 +126,7 @@ class Attach:
     run_id: str | None = None
     after: Position | None = None
     held: bool = False
+    summed_up: bool = False
     rewind: bool = False
 
 

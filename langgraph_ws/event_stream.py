@@ -68,7 +68,7 @@ class EventStream:
             runs, session, limit=1, send=self._put, wake=self._wake.set, lost=self._fell_out
         )
         self._deadline: asyncio.TimerHandle | None = None
-        self._ending = False
+        self._ending = self._over = False
         self._finish = False
         self._beat_due = False
         self._messages = self._sent = self._flushed = 0
@@ -107,7 +107,6 @@ class EventStream:
                 await self._threads.attach(self._identity, action.token, command)
         except RequestError as error:
             self._put(self._session.done(action.token, error))
-            self._ending = True
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -118,6 +117,9 @@ class EventStream:
             if self._lost:
                 await self._mend(self._lost.popleft())
             elif self._ending and not (self._finish and self._threads.ready):
+                return
+            elif not (self._threads.followed or self._outbox):
+                self._over = True  # there is nothing more to tell
                 return
             elif not (self._threads.ready or self._outbox or self._beat_due):
                 await self._wake.wait()
@@ -159,7 +161,7 @@ class EventStream:
     @property
     def close_code(self) -> int:
         """What a WebSocket would have been closed with; 1006 when it broke."""
-        return 1000 if self._ending else 1006
+        return 1000 if self._ending or self._over else 1006
 
     @property
     def lag(self) -> int:

@@ -131,6 +131,11 @@ class Threads:
         return bool(self._ready)
 
     @property
+    def followed(self) -> int:
+        """How many there are."""
+        return len(self._follows)
+
+    @property
     def lag(self) -> int:
         """How many entries the slowest of them is behind."""
         return max(
@@ -214,13 +219,13 @@ class Threads:
         info = await self._runs.info(identity, command.thread_id, command.run_id)
         self._check_room(info.thread_id)
         begin = command.after
-        if begin is None:
+        if begin is None and not command.summed_up:
             everything = Position(info.position.epoch, 0)
             begin = info.start if command.run_id is not None else everything
         wanted = _Wanted(
             begin=begin,
             rewind=command.rewind,
-            told=command.run_id,
+            told=info.run_id if command.summed_up else command.run_id,
             only=command.run_id,
             named=command.after is not None,
             held=command.held,
@@ -400,6 +405,8 @@ class Threads:
         self._follows[follow.thread_id] = follow
         if self._closed:
             self._drop(follow, dropped=True)
+        elif self._session.done_with(follow.thread_id):
+            self._drop(follow, dropped=False)
         else:
             self._notify(follow)
 

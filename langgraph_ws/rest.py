@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from aiohttp import web
 
-from langgraph_ws.codec import dumps
 from langgraph_ws.commands import (
     Answer,
     Attached,
@@ -30,21 +27,17 @@ from langgraph_ws.commands import (
     RunInfo,
     StartRun,
 )
-from langgraph_ws.connection import Timing
-from langgraph_ws.errors import ErrorCode, InvalidRequest, RequestError
-from langgraph_ws.event_stream import EventStream
+from langgraph_ws.errors import InvalidRequest, RequestError
 from langgraph_ws.frames import RunFinished
-from langgraph_ws.gate import Gate
 from langgraph_ws.protocols.langchain import LangChainSession
 from langgraph_ws.protocols.langchain_commands import RunStart, Subscribe
 from langgraph_ws.protocols.requests import Json, Model, parse, validated
-from langgraph_ws.runs import Runs
+from langgraph_ws.routes import Handler, Routes, json_response
 from langgraph_ws.session import Do, Peer, Reply
 from langgraph_ws.states import describe_graph, read, run_times
 
 __all__ = ["LangChainRoutes"]
 
-Handler: TypeAlias = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
 _AnyModel = TypeVar("_AnyModel", bound=Model)
 
 _SETTLE_S = 0.05
@@ -52,13 +45,6 @@ _SETTLE_S = 0.05
 run at once, and would take an end that comes then for that of the next."""
 _END_S = 3_600.0
 """How long the end of a run is waited for."""
-_KEPT = {"WWW-Authenticate", "Retry-After"}
-"""The headers of a refusal that its answer keeps."""
-_EVENTS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
 _STATUS = {
     "queued": "pending",
     "running": "running",
@@ -74,22 +60,6 @@ _THREAD_STATUS = {
     "failed": "error",
 }
 """LangGraph Platform's words for how a thread stands; what is not here is `idle`."""
-_HTTP: dict[ErrorCode, int] = {
-    "not_found": 404,
-    "unknown_graph": 404,
-    "no_checkpoint": 404,
-    "forbidden": 403,
-    "unauthorized": 401,
-    "thread_busy": 409,
-    "conflict": 409,
-    "stale_interrupt": 409,
-    "rate_limited": 429,
-    "limit_exceeded": 429,
-    "overloaded": 503,
-    "draining": 503,
-    "internal_error": 500,
-}
-"""The HTTP status of an error; what is not here is 422."""
 
 
 class _History(Model):
@@ -122,31 +92,8 @@ def _checkpoint_id(value: Any) -> str | None:
     raise InvalidRequest("before", "expected a checkpoint id, or a config that holds one")
 
 
-class LangChainRoutes:
-    """The routes, below the attached path.
-
-    Args:
-        runs: What they work on.
-        gate: Who may come in.
-        limit: The largest body of a request, in bytes.
-        timing: How long things may take.
-        watch: Counts a stream among the connections of the route as long as the block lasts.
-    """
-
-    def __init__(
-        self,
-        runs: Runs,
-        gate: Gate,
-        *,
-        limit: int,
-        timing: Timing,
-        watch: Callable[[EventStream, str], AbstractContextManager[None]],
-    ) -> None:
-        self._runs = runs
-        self._gate = gate
-        self._limit = limit
-        self._timing = timing
-        self._watch = watch
+class LangChainRoutes(Routes):
+    """The routes, below the attached path."""
 
     def add_to(self, router: web.UrlDispatcher, path: str) -> None:
         """Add the routes to a router."""
@@ -172,79 +119,12 @@ class LangChainRoutes:
             ("GET", f"{base}/info", self._info),
             ("GET", f"{base}/ok", self._ok),
         ]
-        for method, route, handler in routes:
-            router.add_route(method, route, self._guarded(handler))
-        for route in sorted({route for _, route, _ in routes}):
-            router.add_route("OPTIONS", route, partial(self._answer, self._preflight))
+        self._add(router, routes)
 
-    # -- who may ----------------------------------------------------------------------------
+    def _refused(self, error: RequestError) -> Json:
+        return {"detail": str(error)}
 
-    def _guarded(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """The handler behind the gate; what is refused is told as JSON."""
-
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            self._gate.admit(request)
-            with self._gate.take(request) as place:
-                identity = await self._gate.identify_at_once(request)
-                self._gate.claim(place, identity)
-                return await handler(request, identity)
-
-        return partial(self._answer, guarded)
-
-    async def _answer(
-        self,
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-        request: web.Request,
-    ) -> web.StreamResponse:
-        """What the handler answers, or why it refuses, for pages of other origins to read too."""
-        try:
-            response = await handler(request)
-        except RequestError as error:
-            field = f"{error.field}: " if isinstance(error, InvalidRequest) else ""
-            detail = {"detail": f"{field}{error.message}"}
-            response = _json(detail, _HTTP.get(error.code, 422))
-        except web.HTTPException as refusal:
-            response = _json({"detail": (refusal.text or refusal.reason).strip()}, refusal.status)
-            for name in _KEPT & refusal.headers.keys():
-                response.headers[name] = refusal.headers[name]
-        if not response.prepared:
-            response.headers.update(self._cors(request))
-        return response
-
-    async def _preflight(self, request: web.Request) -> web.Response:
-        """Tell a browser whether a page of another origin may ask (Fetch, CORS preflight)."""
-        self._gate.admit(request)
-        headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Max-Age": "600"}
-        if asked := request.headers.get("Access-Control-Request-Headers"):
-            headers["Access-Control-Allow-Headers"] = asked
-        return web.Response(status=204, headers=headers)
-
-    def _cors(self, request: web.Request) -> dict[str, str]:
-        return self._gate.origins.shared_with(request)
-
-    async def _body(self, request: web.Request) -> str:
-        """The body of a request, as long as our own limit allows.
-
-        The application's `client_max_size` holds for what it reads itself, not for this.
-
-        Raises:
-            web.HTTPRequestEntityTooLarge: It is longer.
-        """
-        size = 0
-        parts: list[bytes] = []
-        async for part in request.content.iter_any():
-            size += len(part)
-            if size > self._limit:
-                raise web.HTTPRequestEntityTooLarge(
-                    max_size=self._limit,
-                    actual_size=size,
-                    text=f"The body is larger than {self._limit} bytes.\n",
-                )
-            parts.append(part)
-        try:
-            return b"".join(parts).decode()
-        except UnicodeDecodeError:
-            raise web.HTTPBadRequest(text="The body is not UTF-8.\n") from None
+    # -- what is asked for and answered ----------------------------------------------------
 
     async def _object(self, request: web.Request) -> Json:
         """The JSON object in the body of a request; an empty body is an empty one.
@@ -276,13 +156,13 @@ class LangChainRoutes:
         session = self._session(request)
         [action] = session.receive(text)
         if isinstance(action, Reply):
-            return _json(action.data, 200 if {"id", "method"} <= message.keys() else 400)
+            return json_response(action.data, 200 if {"id", "method"} <= message.keys() else 400)
         assert isinstance(action, Do), "one message is not too many"
         try:
             outcome: Answer | RequestError = await self._carry_out(identity, action.command)
         except RequestError as error:
             outcome = error
-        return _json(b"".join(session.done(action.token, outcome)))
+        return json_response(b"".join(session.done(action.token, outcome)))
 
     async def _carry_out(self, identity: Identity, command: Command) -> Answer:
         match command:
@@ -299,22 +179,7 @@ class LangChainRoutes:
         subscribe = await self._checked(request, Subscribe)
         self._runs.key(identity, request.match_info["thread_id"])  # refused before it begins
         session = self._session(request, streams=True, server_sent=True)
-        response = web.StreamResponse(headers=_EVENTS | self._cors(request))
-        await response.prepare(request)
-        if request.transport is None:  # the client has left again
-            return response
-        stream = EventStream(
-            request.transport,
-            response,
-            session,
-            self._runs,
-            timing=self._timing,
-            identity=identity,
-        )
-        self._runs.metrics.connection_opened(session.name, time.monotonic() - began)
-        with self._watch(stream, session.name):
-            await stream.run(session.subscribe(subscribe))
-        return response
+        return await self._tell(request, identity, session, session.subscribe(subscribe), began)
 
     async def _checked(self, request: web.Request, model: type[_AnyModel]) -> _AnyModel:
         try:
@@ -330,12 +195,12 @@ class LangChainRoutes:
             checkpoint_id=request.match_info.get("checkpoint_id"),
             subgraphs=request.query.get("subgraphs", "").lower() in ("1", "true"),
         )
-        return _json((await read(self._runs, identity, wanted)).value)
+        return json_response((await read(self._runs, identity, wanted)).value)
 
     async def _history(self, request: web.Request, identity: Identity) -> web.Response:
         wanted = await self._checked(request, _History)
         command = wanted.command(request.match_info["thread_id"])
-        return _json((await read(self._runs, identity, command)).value)
+        return json_response((await read(self._runs, identity, command)).value)
 
     # -- runs -------------------------------------------------------------------------------
 
@@ -344,15 +209,15 @@ class LangChainRoutes:
         command = start.command(request.match_info["thread_id"])
         assert isinstance(command, StartRun)
         info = await self._runs.start(identity, command)
-        return _json(await self._run_json(identity, info))
+        return json_response(await self._run_json(identity, info))
 
     async def _list_runs(self, request: web.Request, identity: Identity) -> web.Response:
         thread_id = request.match_info["thread_id"]
         infos = await self._runs.of_thread(identity, thread_id)
-        return _json([await self._run_json(identity, info) for info in infos])
+        return json_response([await self._run_json(identity, info) for info in infos])
 
     async def _run(self, request: web.Request, identity: Identity) -> web.Response:
-        return _json(await self._run_json(identity, await self._info_of(request, identity)))
+        return json_response(await self._run_json(identity, await self._info_of(request, identity)))
 
     async def _info_of(self, request: web.Request, identity: Identity) -> RunInfo:
         where = request.match_info
@@ -377,7 +242,7 @@ class LangChainRoutes:
         info = await self._info_of(request, identity)
         await self._end_of(identity, info)
         wanted = ReadState(thread_id=info.thread_id)
-        return _json((await read(self._runs, identity, wanted)).value["values"])
+        return json_response((await read(self._runs, identity, wanted)).value["values"])
 
     async def _cancel(self, request: web.Request, identity: Identity) -> web.Response:
         """Stop a run, and answer when it has ended."""
@@ -409,34 +274,34 @@ class LangChainRoutes:
         body = await self._object(request)
         thread_id = body.get("thread_id") or str(uuid4())
         self._runs.key(identity, thread_id)
-        return _json(_thread_json(thread_id, "idle", {}))
+        return json_response(_thread_json(thread_id, "idle", {}))
 
     async def _thread(self, request: web.Request, identity: Identity) -> web.Response:
         thread_id = request.match_info["thread_id"]
         state = await read(self._runs, identity, ReadState(thread_id=thread_id))
         info = await self._runs.info(identity, thread_id, None)
         status = _THREAD_STATUS.get(info.status, "idle")
-        return _json(_thread_json(thread_id, status, state.value["values"]))
+        return json_response(_thread_json(thread_id, status, state.value["values"]))
 
     async def _search_assistants(self, request: web.Request, identity: Identity) -> web.Response:
         del identity
         wanted = (await self._object(request)).get("graph_id")
         names = self._runs.graphs.names
-        return _json([_assistant_json(name) for name in names if wanted in (None, name)])
+        return json_response([_assistant_json(name) for name in names if wanted in (None, name)])
 
     async def _assistant(self, request: web.Request, identity: Identity) -> web.Response:
         del identity
-        return _json(_assistant_json(self._runs.graphs.choose(request.match_info["name"])))
+        return json_response(_assistant_json(self._runs.graphs.choose(request.match_info["name"])))
 
     async def _graph(self, request: web.Request, identity: Identity) -> web.Response:
         name, xray = request.match_info["name"], request.query.get("xray", "").lower()
         levels = int(xray) if xray.isdecimal() else xray == "true"
-        return _json(await describe_graph(self._runs, identity, name, xray=levels))
+        return json_response(await describe_graph(self._runs, identity, name, xray=levels))
 
     async def _info(self, request: web.Request, identity: Identity) -> web.Response:
         del request, identity
         versions = {name: version(name) for name in ("langgraph-ws", "langgraph")}
-        return _json(
+        return json_response(
             {
                 "version": versions["langgraph-ws"],
                 "langgraph_py_version": versions["langgraph"],
@@ -446,12 +311,7 @@ class LangChainRoutes:
 
     async def _ok(self, request: web.Request, identity: Identity) -> web.Response:
         del request, identity
-        return _json({"ok": True})
-
-
-def _json(value: Any, status: int = 200) -> web.Response:
-    body = value if isinstance(value, bytes) else dumps(value)
-    return web.Response(body=body, status=status, content_type="application/json")
+        return json_response({"ok": True})
 
 
 def _thread_json(thread_id: str, status: str, values: Any) -> Json:
