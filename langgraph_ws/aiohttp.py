@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aiohttp import web
 
+from langgraph_ws.agui_routes import AGUIRoutes
 from langgraph_ws.commands import ANONYMOUS, Identity, MultitaskStrategy, RunInfo, StartRun
 from langgraph_ws.connection import Connection, Timing
 from langgraph_ws.errors import ConfigurationError
@@ -36,8 +37,10 @@ from langgraph_ws.mapping import ChatMapper, Mapper
 from langgraph_ws.metrics import Metrics, Refusal
 from langgraph_ws.playground import Playground
 from langgraph_ws.protocols import PROTOCOLS
+from langgraph_ws.protocols.agui import AGUISession
 from langgraph_ws.protocols.langchain import LangChainSession
 from langgraph_ws.rest import LangChainRoutes
+from langgraph_ws.routes import Routes
 from langgraph_ws.runs import Runs
 from langgraph_ws.session import Peer
 
@@ -57,6 +60,11 @@ logger = logging.getLogger(__name__)
 _RESTART_SPREAD_MS = 5_000
 """Over how long clients are asked to spread their return after a restart."""
 _SWEPT_AT_ONCE = 500
+_ROUTES: Mapping[str, type[Routes]] = {
+    LangChainSession.name: LangChainRoutes,
+    AGUISession.name: AGUIRoutes,
+}
+"""The HTTP routes of protocols that have some."""
 _TRACE = ("traceparent", "tracestate")
 """The headers of W3C Trace Context."""
 _REFUSALS: dict[int, Refusal] = {
@@ -232,8 +240,9 @@ def attach_websocket(
         if session.route:
             at = f"{path.rstrip('/')}{session.route}"
             app.router.add_get(at, partial(attachment.handle_at, session))
-    if LangChainSession.name in sessions:
-        attachment.routes().add_to(app.router, path)
+    for name, routes in _ROUTES.items():
+        if name in sessions:
+            attachment.routes(routes).add_to(app.router, path)
     app.cleanup_ctx.append(attachment.lifespan)
     app.on_shutdown.append(attachment.on_shutdown)
     app.setdefault(ATTACHMENTS, {})[path] = attachment
@@ -394,9 +403,9 @@ class Attachment:
         """
         await self._drain(self._drain_timeout if timeout is None else timeout, deaf=False)
 
-    def routes(self) -> LangChainRoutes:
-        """The HTTP routes of the LangChain protocol."""
-        return LangChainRoutes(
+    def routes(self, kind: type[Routes]) -> Routes:
+        """The HTTP routes of a protocol."""
+        return kind(
             self.runs,
             self._gate,
             limit=self._limits.message_bytes,

@@ -6,6 +6,7 @@ the messages in them are `UIMessage`s, which have parts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -31,6 +32,7 @@ OURS = "langgraph"
 INTERRUPT = "data-interrupt"
 """The type of the part that tells of an interrupt."""
 _FINISHED = ("output-available", "output-error")
+_DATA_URL = re.compile(r"data:[^,]*;base64,(.*)", re.DOTALL)
 _RequestId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -165,11 +167,15 @@ class UIMessage(_Camel):
         if all(part.type == "text" for part in said) and len(said) < 2:
             return said[0].text if said else ""
         return [
-            {"type": "text", "text": part.text}
-            if part.type == "text"
-            else media_block(part.media_type or "", part.url or "", part.filename)
+            {"type": "text", "text": part.text} if part.type == "text" else _file_block(part)
             for part in said
         ]
+
+
+def _file_block(part: Part) -> Json:
+    inline = _DATA_URL.fullmatch(part.url or "")
+    where = {"url": part.url} if inline is None else {"base64": inline[1]}
+    return media_block(part.media_type or "", **where, filename=part.filename)
 
 
 class _Body(_Camel):

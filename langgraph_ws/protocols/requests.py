@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -140,19 +139,15 @@ def _too_deep(value: object) -> bool:
 
 
 _MEDIA = ("image", "audio", "video")
-_DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,]*)?;base64,(.*)", re.DOTALL)
 
 
-def media_block(media_type: str, url: str, filename: str | None = None) -> Json:
+def media_block(media_type: str, **where: str | None) -> Json:
     """A file as a content block of LangChain.
 
     Args:
         media_type: What it is, such as `image/png`.
-        url: Where it is, or (`data:…;base64,…`) the file itself.
-        filename: Its name.
+        where: Its `url`, `base64` or `file_id`, and what else is known of it (`filename`).
     """
     family = media_type.partition("/")[0]
     block: Json = {"type": family if family in _MEDIA else "file", "mime_type": media_type}
-    inline = _DATA_URL.fullmatch(url)
-    block |= {"url": url} if inline is None else {"base64": inline[2]}
-    return block | {"filename": filename} if filename else block
+    return block | {name: value for name, value in where.items() if value is not None}
