@@ -264,6 +264,16 @@ async def test_what_the_page_passes_on_reaches_the_graph_where_it_is_allowed() -
     assert seen == [{"tools": tools, "tone": "dry", "secret": None}]
 
 
+async def test_the_page_may_choose_the_graph() -> None:
+    graphs = {"one": chat("One."), "two": chat("Two.")}
+    async with opened(graphs) as (_, client):
+        events = await client.run(user("x"), forwardedProps={"assistantId": "two"})
+        assert said(events) == "Two."
+        props = {"assistantId": "three"}
+        [error] = await client.run(user("x"), run_id="r2", forwardedProps=props)
+    assert error["message"].startswith("forwardedProps.assistantId: no graph is named 'three'")
+
+
 async def test_two_nodes_at_once_are_two_messages() -> None:
     graph = fan(
         ("left", model_node("Left it is.", chunk_delay=0.002)),
@@ -598,6 +608,7 @@ async def test_a_client_that_leaves_stops_nothing_unless_that_is_wanted() -> Non
         ({"messages": [user([{"type": "image"}])]}, "messages.0.content.0.source: missing"),
         ({"messages": [user([{"type": "smell"}])]}, "messages.0.content.0.type: expected text"),
         ({"messages": [user(["x"])]}, "messages.0.content.0: expected an object"),
+        ({"forwardedProps": {"assistantId": 5}}, "forwardedProps.assistantId: expected a string"),
         ({"resume": []}, "resume: expected a list that is not empty"),
         ({"resume": [{"status": "resolved"}]}, "resume.0.interruptId: missing"),
     ],

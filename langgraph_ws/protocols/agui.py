@@ -23,7 +23,11 @@ from langgraph_ws.session import Action, Close, Do, Peer, Reply, Retry, Session
 
 __all__ = ["AGUISession", "error_event"]
 
-_FIELDS: Mapping[str, str] = {"thread_id": "threadId", "run_id": "runId"}
+_FIELDS: Mapping[str, str] = {
+    "thread_id": "threadId",
+    "run_id": "runId",
+    "assistant_id": "forwardedProps.assistantId",
+}
 """The names of fields that are others than ours."""
 
 

@@ -143,6 +143,12 @@ class _Answer(_Camel):
     payload: Any = None
 
 
+class _Props(_Camel):
+    """What the page passes on, as far as it is ours."""
+
+    assistant_id: Name | None = None
+
+
 class RunInput(_Camel):
     """`RunAgentInput`: what a run is to begin with.
 
@@ -164,7 +170,9 @@ class RunInput(_Camel):
             InvalidRequest: A message of it is none.
         """
         about: Json = {"thread_id": self.thread_id, "run_id": self.run_id}
-        about["options"] = self._options()
+        props = self.forwarded_props if isinstance(self.forwarded_props, dict) else {}
+        about["options"] = self._options(props)
+        about["graph"] = validated(_Props, props, "forwardedProps").assistant_id
         if self.resume is not None:
             answers = {
                 answer.interrupt_id: answer.payload if answer.status == "resolved" else None
@@ -187,8 +195,7 @@ class RunInput(_Camel):
             **about,
         )
 
-    def _options(self) -> Json:
-        props = self.forwarded_props if isinstance(self.forwarded_props, dict) else {}
+    def _options(self, props: Json) -> Json:
         ours = {"tools": self.tools, "context": self.context}
         return in_both_cases(props) | {name: value for name, value in ours.items() if value}
 
