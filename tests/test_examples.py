@@ -149,6 +149,23 @@ async def test_human_in_the_loop_refuses_when_told() -> None:
         assert await example["order"](url, 2_000_000, lambda _: "no") == "refused"
 
 
+async def test_every_protocol_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langgraph_ws.demo.demo_graph", partial(demo_graph, delay=0.0))
+    async with serving(load("every_protocol")["app"]) as server, aiohttp.ClientSession() as http:
+        message = {"id": "m", "role": "user", "content": "help"}
+        asked = {"threadId": "t", "runId": "r", "messages": [message]}
+        async with http.post(server.make_url("/ws/agui"), json=asked) as response:
+            assert '"outcome":{"type":"success"}' in await response.text()
+        resume = {"type": "resume", "requestId": "1", "id": "t", "headers": {}, "body": {}}
+        async with asyncio.timeout(BOUND), connected(server, "/ws/aisdk") as ws:
+            await ws.send_json(resume)
+            while (frame := await ws.receive_json())["type"] != "end":
+                if frame["type"] == "chunk" and frame["sequence"] == 0:
+                    assert frame["chunk"]["messageId"] == "r"
+        async with connected(server, "/ws/threads/t/stream/events") as ws:
+            await ws.close()
+
+
 async def test_sse_streams_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("langgraph_ws.demo.demo_graph", partial(demo_graph, delay=0.0))
     async with (

@@ -111,6 +111,16 @@ async def test_mappers_are_attached(until: Until) -> None:
                 assert of(await turn(ws, "Hi"), "final")[0]["text"]
 
 
+async def test_pages_of_the_ai_sdk_and_of_ag_ui_are_served(until: Until) -> None:
+    app = until('"aisdk", "agui"')["app"]
+    async with serving(app) as server, connected(server, "/ws/aisdk") as ws:
+        await ws.send_json({"type": "resume", "requestId": "1", "id": "t"})
+        assert await ws.receive_json() == {"type": "no-active", "requestId": "1"}
+        async with connected(server, "/ws/agui") as agent:
+            await agent.send_json({"threadId": "t"})
+            assert (await agent.receive_json())["message"] == "runId: missing"
+
+
 async def test_frames_come_without_a_socket(
     until: Until, capsys: pytest.CaptureFixture[str]
 ) -> None:
