@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from langgraph_ws.frames import FRAMES, Frame, Source
 
-__all__ = ["decode_frame", "dumps", "encode_frame", "loads", "message_json", "plain"]
+__all__ = ["decode_frame", "dumps", "encode_frame", "known", "loads", "message_json", "plain"]
 
 _OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_NON_STR_KEYS
 _MAX_DEPTH = 100
@@ -109,6 +109,11 @@ def _source(data: Mapping[str, Any]) -> Source:
     return Source(
         **{field.name: data[field.name] for field in fields(Source) if field.name in data}
     )
+
+
+def known(**values: Any) -> dict[str, Any]:
+    """The values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def source_json(source: Source) -> dict[str, Any]:

@@ -5,71 +5,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+
+from tests.node import hosts_named, lacking, node, passed, run
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests" / "js"
 STATIC = ROOT / "langgraph_ws" / "static"
-OLDEST_NODE = 20
 UNIT_TESTS = [
     path.name for path in sorted(HERE.glob("*.test.mjs")) if path.name != "server.test.mjs"
 ]
 
 
-def node() -> str:
-    """The path of a Node that is new enough, with the packages that the tests need."""
-    path = shutil.which("node")
-    if path is None:
-        lacking("node is not installed")
-    version = run(path, "--version")
-    if int(version.lstrip("v").partition(".")[0]) < OLDEST_NODE:
-        lacking(f"node is {version}; the client needs {OLDEST_NODE} or later")
-    if not (HERE / "node_modules" / "ws").is_dir():
-        lacking("what tests/js needs is not installed: run `npm ci` there")
-    return path
-
-
-def lacking(what: str) -> NoReturn:
-    """Skip for this reason, except where nothing may be skipped."""
-    if os.environ.get("CI", "").lower() == "true":
-        pytest.fail(what)
-    pytest.skip(what)
-
-
-def run(*command: str, timeout: float = 30) -> str:
-    """What a command prints, once it has succeeded."""
-    done = subprocess.run(
-        command,
-        cwd=HERE,
-        env={**os.environ, "PYTHON": sys.executable},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
-def passed(output: str) -> int:
-    """How many tests passed, none having failed or been left out."""
-    counts = {name: int(number) for name, number in re.findall(r"^# (\w+) (\d+)$", output, re.M)}
-    assert counts["fail"] == counts["cancelled"] == counts["skipped"] == counts["todo"] == 0, output
-    return counts["pass"]
-
-
 @pytest.mark.timeout(120)
 def test_the_client_on_a_fake_network() -> None:
-    output = run(node(), "--test", "--test-reporter=tap", *UNIT_TESTS, timeout=110)
+    output = run(node(HERE), "--test", "--test-reporter=tap", *UNIT_TESTS, cwd=HERE, timeout=110)
     assert passed(output) > 80
 
 
@@ -77,8 +30,10 @@ def test_the_client_on_a_fake_network() -> None:
 @pytest.mark.timeout(300)
 def test_the_client_and_the_real_server(flags: list[str]) -> None:
     """With the WebSocket of the package `ws`, and with Node's own (as in browsers)."""
-    path = node()
-    output = run(path, *flags, "--test", "--test-reporter=tap", "server.test.mjs", timeout=290)
+    path = node(HERE)
+    output = run(
+        path, *flags, "--test", "--test-reporter=tap", "server.test.mjs", cwd=HERE, timeout=290
+    )
     assert passed(output) > 15
 
 
@@ -86,10 +41,10 @@ def test_the_client_and_the_real_server(flags: list[str]) -> None:
 @pytest.mark.parametrize("project", ["tsconfig.json", "tsconfig.playground.json"])
 def test_the_types_are_right_for_the_code_and_for_its_users(project: str) -> None:
     compiler = HERE / "node_modules" / "typescript" / "bin" / "tsc"
-    path = node()
+    path = node(HERE)
     if not compiler.is_file():
         lacking("typescript is not installed: run `npm ci` in tests/js")
-    run(path, str(compiler), "-p", project, timeout=110)
+    run(path, str(compiler), "-p", project, cwd=HERE, timeout=110)
 
 
 def test_the_client_depends_on_nothing() -> None:
@@ -119,6 +74,4 @@ def test_every_type_that_the_server_sends_has_its_type_here() -> None:
 
 
 def test_the_lock_file_names_no_host() -> None:
-    lock = (HERE / "package-lock.json").read_text(encoding="utf-8")
-    assert "resolved" not in lock
-    assert "://" not in lock
+    assert hosts_named(HERE / "package-lock.json") == []

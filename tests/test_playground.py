@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import runpy
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,33 +29,21 @@ from yarl import URL
 from langgraph_ws import ConfigurationError, Identity, Limits, attach_websocket
 from langgraph_ws.demo import demo_graph
 from langgraph_ws.testing import Reply, ScriptedModel, call
+from tests.browser import PATIENCE_MS, launched, needs_browser
 from tests.proxy import Switch
 from tests.serving import running, serving
 
-try:
+with suppress(ImportError):  # then nothing that needs them is run
     from playwright.async_api import (
         Browser,
         BrowserContext,
         Page,
         Route,
         WebSocketRoute,
-        async_playwright,
         expect,
     )
-except ImportError:
-    async_playwright = None  # type: ignore[assignment]
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-CHROMIUM = Path("/usr/bin/chromium")
-WITHOUT = async_playwright is None or not CHROMIUM.exists()
-needs_browser = pytest.mark.skipif(
-    WITHOUT and os.environ.get("CI") != "true", reason="playwright or Chromium is not installed"
-)
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-PATIENCE_MS = 15_000
 
 # --- over plain HTTP -------------------------------------------------------------------------
 
@@ -322,10 +309,8 @@ class Watch:
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield launched
-        await launched.close()
+    async with launched() as browser:
+        yield browser
 
 
 @asynccontextmanager

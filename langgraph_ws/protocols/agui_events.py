@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from langgraph_ws.codec import dumps, source_json
+from langgraph_ws.codec import dumps, known, source_json
 from langgraph_ws.commands import Snapshot
 from langgraph_ws.frames import (
     AttemptStarted,
@@ -166,7 +166,7 @@ class RunEvents:
             return
         finished = {"type": "RUN_FINISHED", **self._about, "outcome": outcome}
         usage = self._usages() if self._usage else None
-        yield finished | _known(result=self._result, usage=usage)
+        yield finished | known(result=self._result, usage=usage)
 
     def _attempt_started(self, frame: AttemptStarted) -> Iterator[Json]:
         """End what is under way; AG-UI has no word for taking it back."""
@@ -183,7 +183,7 @@ class RunEvents:
             yield from self._end_subagent(namespace)
 
     def _usages(self) -> list[Json]:
-        return [_known(model=model, **usage) for model, usage in self._usage.items()]
+        return [known(model=model, **usage) for model, usage in self._usage.items()]
 
     # -- steps and subgraphs ----------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class RunEvents:
         id_ = f"{'|'.join(frame.namespace)}#{self._subgraphs}"
         self._subagents[frame.namespace] = id_
         call_id = frame.tool_call_id if frame.tool_call_id in self._calls else None
-        about = _known(parentSubagentRunId=parent, parentToolCallId=call_id)
+        about = known(parentSubagentRunId=parent, parentToolCallId=call_id)
         yield {"type": "SUBAGENT_STARTED", "subagentRunId": id_, "name": frame.graph, **about}
 
     def _subgraph_finished(self, frame: SubgraphFinished) -> Iterator[Json]:
@@ -273,7 +273,7 @@ class RunEvents:
 
     def _call(self, call_id: str, name: str, parent: str | None, tag: Json) -> Json:
         self._calls.add(call_id)
-        said = {"toolCallId": call_id, "toolCallName": name, **_known(parentMessageId=parent)}
+        said = {"toolCallId": call_id, "toolCallName": name, **known(parentMessageId=parent)}
         return {"type": "TOOL_CALL_START", **said, **tag}
 
     def _delta(self, entry: Entry, frame: BlockDelta) -> Iterator[bytes]:
@@ -382,7 +382,7 @@ class RunEvents:
             "role": "tool",
             "content": content if isinstance(content, str) else dumps(content).decode(),
         }
-        status = {"status": frame.status, **_known(errorId=frame.error_id)}
+        status = {"status": frame.status, **known(errorId=frame.error_id)}
         failed = {"metadata": {_OURS: status}} if frame.status == "error" else {}
         yield {"type": "TOOL_CALL_RESULT", **said, **failed, **self._tag(frame.namespace)}
 
@@ -431,11 +431,11 @@ def _interrupt(frame: Interrupted) -> Json:
     asked = value if isinstance(value, dict) else {}
     message = value if isinstance(value, str) else asked.get("question", asked.get("message"))
     call_id = asked.get("tool_call_id")
-    where = _known(node=frame.node, namespace=frame.namespace or None)
+    where = known(node=frame.node, namespace=frame.namespace or None)
     return {
         "id": frame.interrupt_id,
         "reason": _REASON,
-        **_known(
+        **known(
             message=message if isinstance(message, str) else None,
             toolCallId=call_id if isinstance(call_id, str) else None,
             responseSchema=frame.response_schema,
@@ -474,10 +474,6 @@ def _so_far(message: OpenMessage) -> Json:
 def _call_json(call_id: str, name: str, args: Any) -> Json:
     text = args if isinstance(args, str) else dumps({} if args is None else args).decode()
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": text}}
-
-
-def _known(**values: Any) -> Json:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 _EVENTS: Mapping[type[Frame], Callable[[RunEvents, Any], Iterator[Json]]] = {

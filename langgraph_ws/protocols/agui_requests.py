@@ -8,7 +8,7 @@ how) and `cancel` (which is closing the connection where there is one for each r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -16,9 +16,9 @@ from langgraph_ws.codec import loads
 from langgraph_ws.commands import Attach, Cancel, StartRun
 from langgraph_ws.errors import InvalidRequest
 from langgraph_ws.protocols.requests import (
+    CamelModel,
     Id,
     Json,
-    Model,
     Name,
     in_both_cases,
     media_block,
@@ -30,11 +30,7 @@ __all__ = ["CancelRun", "Connect", "RunInput", "decode"]
 _MEDIA = ("image", "audio", "video", "document")
 
 
-class _Camel(Model):
-    speaks_camel: ClassVar[bool] = True
-
-
-class _Source(_Camel):
+class _Source(CamelModel):
     """Where a file is, or the file itself."""
 
     type: Literal["data", "url", "file"]
@@ -42,7 +38,7 @@ class _Source(_Camel):
     mime_type: str | None = None
 
 
-class _Part(_Camel):
+class _Part(CamelModel):
     """A part of the content of a message."""
 
     type: Name
@@ -50,12 +46,12 @@ class _Part(_Camel):
     source: _Source | None = None
 
 
-class _Function(_Camel):
+class _Function(CamelModel):
     name: Name
     arguments: str
 
 
-class _ToolCall(_Camel):
+class _ToolCall(CamelModel):
     id: Name
     function: _Function
 
@@ -68,7 +64,7 @@ class _ToolCall(_Camel):
         return {"id": self.id, "name": self.function.name, "args": known}
 
 
-class _Message(_Camel):
+class _Message(CamelModel):
     """A message as the client has it; which fields it has depends on its role."""
 
     id: Name
@@ -135,7 +131,7 @@ def _block(value: object, path: str) -> Json:
     return media_block(media_type, url=source.value)
 
 
-class _Answer(_Camel):
+class _Answer(CamelModel):
     """The answer to an interrupt."""
 
     interrupt_id: Name
@@ -143,13 +139,13 @@ class _Answer(_Camel):
     payload: Any = None
 
 
-class _Props(_Camel):
+class _Props(CamelModel):
     """What the page passes on, as far as it is ours."""
 
     assistant_id: Name | None = None
 
 
-class RunInput(_Camel):
+class RunInput(CamelModel):
     """`RunAgentInput`: what a run is to begin with.
 
     The state that the client has is its own: it is not written into the graph's.
@@ -203,7 +199,7 @@ class RunInput(_Camel):
 _SAID = ("user", "assistant", "tool")
 
 
-class Connect(_Camel):
+class Connect(CamelModel):
     """Tell of a thread as it is, and of its run to the end of that."""
 
     thread_id: Id
@@ -214,7 +210,7 @@ class Connect(_Camel):
         return Attach(thread_id=self.thread_id, summed_up=True)
 
 
-class CancelRun(_Camel):
+class CancelRun(CamelModel):
     """Stop a run."""
 
     thread_id: Id

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from langgraph_ws.codec import dumps
+from langgraph_ws.codec import dumps, known
 from langgraph_ws.frames import (
     AttemptStarted,
     BlockDelta,
@@ -94,13 +94,13 @@ class Response:
 
     Args:
         message_id: The id of the message.
-        known: The message as the page has it, where the response goes on with it.
+        page: The message as the page has it, where the response goes on with it.
 
     Attributes:
         over: Whether the response has ended.
     """
 
-    def __init__(self, message_id: str, known: UIMessage | None = None) -> None:
+    def __init__(self, message_id: str, page: UIMessage | None = None) -> None:
         self.over = False
         self._message_id = message_id
         self._begun = False
@@ -114,7 +114,7 @@ class Response:
         self._asked = False
         self._failed = False
         self._metadata: Json = {}
-        for part in known.parts if known is not None else ():
+        for part in page.parts if page is not None else ():
             if part.tool is not None and part.tool_call_id:
                 done = part.state not in ("input-streaming", "input-available")
                 self._calls[part.tool_call_id] = _Call(part.tool, part.input, done)
@@ -142,7 +142,7 @@ class Response:
             yield {"type": "start", "messageId": self._message_id, "messageMetadata": metadata}
 
     def _run_result(self, frame: RunResult) -> Iterator[Json]:
-        self._metadata = _known(
+        self._metadata = known(
             usage=frame.usage,
             durationMs=frame.duration_ms,
             checkpointId=frame.checkpoint_id,
@@ -316,7 +316,7 @@ class Response:
         data = {
             "value": frame.value,
             "status": "pending",
-            **_known(
+            **known(
                 node=frame.node,
                 namespace=frame.namespace or None,
                 responseSchema=frame.response_schema,
@@ -326,7 +326,7 @@ class Response:
         yield {"type": INTERRUPT, "id": frame.interrupt_id, "data": data}
         for approval_id, call_id, reason in self._approvals(frame):
             self._asked = True
-            asked = {"approvalId": approval_id, "toolCallId": call_id, **_known(reason=reason)}
+            asked = {"approvalId": approval_id, "toolCallId": call_id, **known(reason=reason)}
             yield {"type": "tool-approval-request", **asked}
 
     def _approvals(self, frame: Interrupted) -> Iterator[tuple[str, str, str | None]]:
@@ -359,10 +359,10 @@ class Response:
 
     def _sources(self, frame: Sources) -> Iterator[Json]:
         for source in frame.sources[len(frame.sources) - frame.added :]:
-            ours = _known(snippet=source.snippet, metadata=source.metadata)
+            ours = known(snippet=source.snippet, metadata=source.metadata)
             about = {"providerMetadata": {OURS: ours}} if ours else {}
             if source.url:
-                said = {"sourceId": source.id, "url": source.url, **_known(title=source.title)}
+                said = {"sourceId": source.id, "url": source.url, **known(title=source.title)}
                 yield {"type": "source-url", **said, **about}
             else:
                 said = {"sourceId": source.id, "title": source.title or source.id}
@@ -385,7 +385,7 @@ class Response:
 
 
 def _workflow_step(frame: StepStarted | StepFinished, **said: Any) -> Json:
-    data = {"step": frame.node, **_known(namespace=frame.namespace or None, **said)}
+    data = {"step": frame.node, **known(namespace=frame.namespace or None, **said)}
     return {"type": _STEP, "id": frame.task_id, "data": data}
 
 
@@ -395,7 +395,7 @@ def _started(frame: ToolDelta | ToolFinished) -> ToolStarted:
 
 def _about(frame: Any) -> Json:
     """Where in the graph something comes from."""
-    ours = _known(
+    ours = known(
         node=getattr(frame, "node", None),
         messageId=getattr(frame, "message_id", None),
         namespace=frame.namespace or None,
@@ -417,10 +417,6 @@ def _file(block: Json) -> Json | None:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _known(**values: Any) -> Json:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 _CHUNKS: Mapping[type[Frame], Callable[[Response, Any], Iterator[Json]]] = {

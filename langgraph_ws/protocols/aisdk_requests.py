@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
@@ -16,9 +16,9 @@ from langgraph_ws.codec import dumps
 from langgraph_ws.commands import Attach, MultitaskStrategy, StartRun
 from langgraph_ws.errors import InvalidRequest
 from langgraph_ws.protocols.requests import (
+    CamelModel,
     Id,
     Json,
-    Model,
     Name,
     in_both_cases,
     media_block,
@@ -36,11 +36,7 @@ _DATA_URL = re.compile(r"data:[^,]*;base64,(.*)", re.DOTALL)
 _RequestId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-class _Camel(Model):
-    speaks_camel: ClassVar[bool] = True
-
-
-class _Approval(_Camel):
+class _Approval(CamelModel):
     """What a person said to a tool call."""
 
     id: Name
@@ -48,7 +44,7 @@ class _Approval(_Camel):
     reason: str | None = None
 
 
-class Part(_Camel):
+class Part(CamelModel):
     """A part of a message; which fields it has depends on its type."""
 
     type: Name
@@ -102,7 +98,7 @@ _NEEDED_BY_TOOLS = ("tool_call_id", "state")
 _WIRE = {"media_type": "mediaType", "tool_name": "toolName", "tool_call_id": "toolCallId"}
 
 
-class UIMessage(_Camel):
+class UIMessage(CamelModel):
     """A message as the client shows it."""
 
     id: Name
@@ -178,7 +174,7 @@ def _file_block(part: Part) -> Json:
     return media_block(part.media_type or "", **where, filename=part.filename)
 
 
-class _Body(_Camel):
+class _Body(CamelModel):
     """What the page adds to a request; other keys are the application's."""
 
     model_config = ConfigDict(extra="allow")
@@ -198,13 +194,13 @@ class _Body(_Camel):
         }
 
 
-class Abort(_Camel):
+class Abort(CamelModel):
     """Stop what a request asked for."""
 
     request_id: _RequestId
 
 
-class Resume(_Camel):
+class Resume(CamelModel):
     """Tell of the newest response of a chat, from its beginning."""
 
     request_id: _RequestId
@@ -215,7 +211,7 @@ class Resume(_Camel):
         return Attach(thread_id=self.id, held=True)
 
 
-class Send(_Camel):
+class Send(CamelModel):
     """A turn, or the answer to what a response has asked for."""
 
     request_id: _RequestId

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar, TypeAlias
 
-from langgraph_ws.codec import dumps
+from langgraph_ws.codec import dumps, known
 from langgraph_ws.commands import (
     Answer,
     Attached,
@@ -45,7 +45,6 @@ from langgraph_ws.protocols.chat_messages import (
     answer,
     error_message,
     gap_message,
-    known,
     run_message,
     snapshot_message,
     task,

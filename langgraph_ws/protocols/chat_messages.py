@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from langgraph_ws.codec import dumps, source_json
+from langgraph_ws.codec import dumps, known, source_json
 from langgraph_ws.commands import RunInfo, Snapshot
 from langgraph_ws.errors import GapError, InvalidRequest, RequestError
 from langgraph_ws.frames import (
@@ -48,7 +48,6 @@ __all__ = [
     "answer",
     "error_message",
     "gap_message",
-    "known",
     "place",
     "run_message",
     "snapshot_message",
@@ -86,11 +85,6 @@ RESERVED = frozenset(
 """The types that the server sends; a custom event that bears one of them comes as `custom`."""
 
 Json: TypeAlias = dict[str, Any]
-
-
-def known(**values: Any) -> Json:
-    """The values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def place(frame: Any) -> Json:

@@ -13,6 +13,7 @@ from langgraph_ws.errors import InvalidRequest, RequestError
 
 __all__ = [
     "MAX_INTEGER",
+    "CamelModel",
     "Id",
     "Json",
     "Model",
@@ -53,6 +54,12 @@ class Model(BaseModel):
             for name in type(self).model_fields
             if (value := getattr(self, name)) is not None
         }
+
+
+class CamelModel(Model):
+    """A part of what clients send of a protocol that has its names in camel case."""
+
+    speaks_camel: ClassVar[bool] = True
 
 
 _EXPECTED = {
