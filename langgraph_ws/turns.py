@@ -62,9 +62,10 @@ async def prepare(
         raise RequestError(
             "no_checkpointer", "the graph has no checkpointer: there is nothing to go on from"
         )
-    if request.instead_of is not None:
-        await _go_before(graph, config, request.instead_of)
     state = await read_state(graph, config)
+    if request.instead_of is not None and _holds(state, request.instead_of):
+        await _go_before(graph, config, request.instead_of)
+        state = await read_state(graph, config)
     if request.checkpoint_id is not None and state is None:
         raise RequestError("no_checkpoint", "checkpoint_id: the thread has no such checkpoint")
     base = checkpoint_id(state)
@@ -100,20 +101,16 @@ async def prepare(
 
 
 async def _go_before(graph: Graph, config: RunnableConfig, message_id: str) -> None:
-    """Have the run begin at the newest checkpoint that a message is not in, where it is in one."""
-    if not graph_options(graph).checkpointer:
-        return
-    configurable = config.setdefault("configurable", {})
-    seen = False
+    """Have the run begin at the newest checkpoint that a message is not in."""
     async with aclosing(graph.aget_state_history(config, limit=_HISTORY)) as states:
         async for state in states:
-            if any(getattr(it, "id", None) == message_id for it in _messages_of(state)):
-                seen = True
-            elif seen:
-                configurable["checkpoint_id"] = checkpoint_id(state)
+            if not _holds(state, message_id):
+                config.setdefault("configurable", {})["checkpoint_id"] = checkpoint_id(state)
                 return
-            elif state.next != ("__start__",):
-                return
+
+
+def _holds(state: StateSnapshot | None, message_id: str) -> bool:
+    return any(getattr(message, "id", None) == message_id for message in _messages_of(state))
 
 
 def _messages_of(state: StateSnapshot | None) -> list[Any]:

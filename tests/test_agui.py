@@ -704,6 +704,17 @@ def test_a_message_that_comes_too_fast_is_refused() -> None:
     }
 
 
+def test_a_connection_is_told_of_a_run_once_at_a_time() -> None:
+    session = AGUISession()
+    action = asked(session, **run())
+    for message in (run(), {"type": "connect", "threadId": "t"}):
+        assert session.receive(orjson.dumps(message).decode()) == []  # the first is not over
+    _, *errors = decoded(session.done(action.token, RequestError("draining", "going away")))
+    assert [error["code"] for error in errors] == ["conflict", "conflict"]
+    assert errors[0]["message"].startswith("threadId: ")
+    asked(session, **run())
+
+
 def test_too_many_runs_are_refused() -> None:
     session = AGUISession()
     for number in range(session.MAX_RUNS):

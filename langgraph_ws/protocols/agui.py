@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from langgraph_ws.codec import dumps
 from langgraph_ws.commands import Answer, Attached, Command, RunInfo, Snapshot
-from langgraph_ws.errors import GapError, RequestError
+from langgraph_ws.errors import GapError, InvalidRequest, RequestError
 from langgraph_ws.log import Entry, Position
 from langgraph_ws.protocols.agui_events import RunEvents, run_error
 from langgraph_ws.protocols.agui_requests import CancelRun, Connect, RunInput, decode
@@ -116,12 +116,23 @@ class AGUISession(Session):
             return Do(token, command)
         if len(self._runs) >= self.MAX_RUNS:
             raise RequestError("limit_exceeded", "too many runs wait on this connection")
+        if any(self._is_told(run, request) for run in self._runs):
+            raise InvalidRequest(
+                "threadId",
+                "expected another: this connection is told of it already",
+                code="conflict",
+            )
         run = _Run(request.thread_id, request.run_id)
         if isinstance(request, RunInput):
             run.events = self._events(request.thread_id, request.run_id)
         self._asked[token] = run
         self._runs.append(run)
         return Do(token, command)
+
+    def _is_told(self, run: _Run, request: RunInput | Connect) -> bool:
+        """Whether a connection that is told of this run cannot be told from its beginning, too."""
+        same_run = isinstance(request, Connect) or run.run_id == request.run_id
+        return same_run and run.thread_id == request.thread_id and not run.over
 
     def _events(self, thread_id: str, run_id: str) -> RunEvents:
         return RunEvents(thread_id, run_id, expose_state=self.expose_state)
