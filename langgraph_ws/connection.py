@@ -291,6 +291,8 @@ class Connection:
             self.abort(f"it took no byte for {self._timing.stall:g} s")
             return
         if self._ending is None:
+            if overdue := self._session.overdue():
+                self._put(overdue)
             self._check_identity(now, wall)
             self._check_silence(now, wall, idle=not waiting)
 

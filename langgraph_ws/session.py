@@ -139,6 +139,10 @@ class Session(ABC):
     def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
         """Say that the connection lives, and where the followed threads stand."""
 
+    def overdue(self) -> list[bytes]:
+        """What was held back for a moment and is due by now; asked for at least every second."""
+        return []
+
     @abstractmethod
     def bye(self, reason: str, retry: Retry, after_ms: int) -> list[bytes]:
         """Say that the connection is about to be closed."""

@@ -567,7 +567,8 @@ async def test_a_question_that_only_the_state_knows_of_is_told() -> None:
 async def test_the_watcher_of_an_idle_thread_is_not_told_that_a_run_completed() -> None:
     async with served(chat("x", "y")) as site:
         async with socket(site) as client:
-            await client.subscribe("lifecycle")
+            await client.subscribe("lifecycle", "input")
+            await client.subscribe("values")
             await client.start()
             await client.until()
         async with socket(site) as watcher:

@@ -74,10 +74,16 @@ __all__ = ["LangChainSession"]
 logger = logging.getLogger(__name__)
 
 _VARIANT = "langchain"
+_TOLD = f"{_VARIANT}.told"
+"""A mark among the bytes of an entry, which all connections share: some watcher was sent it."""
 _PENDING = 32
 """From which part of an entry's numbers on those of questions are that only the state has."""
 _PYTHON_LIMIT = 1_000_000
 """The library of the Python client closes the socket over a message of more than 1 MiB."""
+_SETTLE_MS = 300
+"""How long the JavaScript client may need from its first subscription to the next."""
+_LATE_MS = 10_000
+"""How long the Python client may need to watch a run that it has started."""
 _WATCHED = frozenset({"lifecycle", "input"})
 _CODES: Mapping[ErrorCode, str] = {
     "bad_message": "invalid_argument",
@@ -118,6 +124,11 @@ class _Subscription:
     reconnected: bool = False
     leaves_out: Callable[[int, Entry, Event], bool] = lambda _number, _entry, _event: False
     replayed: int = 0
+
+    @property
+    def watches(self) -> bool:
+        """Whether it is the one with which every client watches its runs."""
+        return self.filter.channels == _WATCHED and not self.filter.customs
 
 
 @dataclass(slots=True)
@@ -235,7 +246,8 @@ class LangChainSession(Session):
         self._own_run: str | None = None
         self._last_begun: str | None = None
         self._bad_messages = 0
-        self._opened_ms = time.time_ns() // 1_000_000
+        self._opened_ms = self._subscribed_ms = _now_ms()
+        self._held: list[bytes] = []
 
     # -- what the client says ---------------------------------------------------------------
 
@@ -368,6 +380,9 @@ class LangChainSession(Session):
             subscription.head = head
             subscription.leaves_out = self._hygiene(subscription, info, head, fresh=fresh)
             self._subscriptions[subscription.id] = subscription
+            if not subscription.watches and subscription.filter.admits("lifecycle", None, ()):
+                self._held.clear()  # it is among what is replayed
+        self._subscribed_ms = _now_ms()
         if isinstance(asked.request, Reconnect) and asked.request.channels is None:
             return [self._restored(asked, asked.request)]
         if outcome.after is None or outcome.after >= info.position.seq:
@@ -397,16 +412,19 @@ class LangChainSession(Session):
         """What a replay is to leave out, so that no client takes the past for the present.
 
         Without a cursor a client cannot know what is past: (1) the ends of runs from before the
-        one that this connection started, which clients up to 1.11 take for the end of that one;
+        one that this connection started (of an event stream: from before the latest one, as that
+        starts none), which clients up to 1.11 take for the end of that one;
         (2) questions that have been answered; (3) for the watcher of the Python client, the end of
-        a run that completed before it came, which its `output` would take for that of the next.
+        a run that completed before it came, which its `output` would take for that of the next;
+        but not one that has just come and of which no watcher has been told: the client opens its
+        watcher after it has started a run, and a short one is over by then.
         """
         if not fresh:
             return lambda _number, _entry, _event: False
         before = self._started_after or 0
+        if self.server_sent and info.start is not None:
+            before = Numbers(info.position.epoch).through(info.start.seq)
         pending = {interrupt.interrupt_id for interrupt in info.interrupts}
-        wants = subscription.filter
-        watcher = wants.channels == _WATCHED and not wants.customs
 
         def leaves_out(number: int, entry: Entry, event: Event) -> bool:
             if number > head:
@@ -415,9 +433,13 @@ class LangChainSession(Session):
                 return True
             if isinstance(entry.frame, Interrupted):
                 return entry.frame.interrupt_id not in pending
-            return watcher and event.root == "completed" and entry.time_ms <= self._opened_ms
+            return subscription.watches and event.root == "completed" and not self._is_news(entry)
 
         return leaves_out
+
+    def _is_news(self, entry: Entry) -> bool:
+        """Whether an entry is newer than this connection, or almost so and told to no watcher."""
+        return entry.time_ms > self._opened_ms - (0 if _TOLD in entry.encoded else _LATE_MS)
 
     # -- what happens -----------------------------------------------------------------------
 
@@ -440,13 +462,33 @@ class LangChainSession(Session):
                 if self._wanted(number, channel, entry, event):
                     data = self._encoded(entry, part, number, event)
                     if data is not None:
-                        out.append(data)
+                        (self._held if self._is_early(entry, event) else out).append(data)
         if entries:
             last = reader.numbers.through(entries[-1].seq)
             for subscription in self._subscriptions.values():
                 subscription.after = max(subscription.after, last)
             out += self._answer_replayed(last)
-        return out
+        return [*out, *self.overdue()]
+
+    def _is_early(self, entry: Entry, event: Event) -> bool:
+        """Whether the end of the run that was started here comes before what the run said.
+
+        The JavaScript client watches a run first, and subscribes to what it says right after. When
+        it is told of the end in between, it shows nothing of what comes then.
+        """
+        ends = event.root in TERMINAL_EVENTS.values() and entry.run_id == self._own_run
+        return ends and self._only_watches()
+
+    def _only_watches(self) -> bool:
+        recent = _now_ms() - self._subscribed_ms < _SETTLE_MS
+        return recent and all(each.watches for each in self._subscriptions.values())
+
+    def overdue(self) -> list[bytes]:
+        """The end that was held back, once it is not to be any more."""
+        if not self._held or self._only_watches():
+            return []
+        released, self._held = self._held, []
+        return released
 
     def _wanted(self, number: int, channel: str, entry: Entry, event: Event) -> bool:
         """Whether a subscription wants an event that it has not been told of."""
@@ -463,6 +505,8 @@ class LangChainSession(Session):
             ):
                 wanted = True
                 subscription.replayed += number <= subscription.head
+                if subscription.watches:
+                    entry.encoded[_TOLD] = b""
         return wanted
 
     def _encoded(self, entry: Entry, part: int, number: int, event: Event) -> bytes | None:
@@ -521,6 +565,10 @@ class LangChainSession(Session):
         if retry == "resume":
             return []
         return [_error(RequestError("unauthorized", f"the connection ends: {reason}"), None)]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _command_id(message: Json) -> int:
