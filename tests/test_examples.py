@@ -166,6 +166,40 @@ async def test_every_protocol_is_served(monkeypatch: pytest.MonkeyPatch) -> None
             await ws.close()
 
 
+def platform(graph: Any) -> web.Application:
+    """An application for clients of LangGraph Platform."""
+    app = web.Application()
+    attach_websocket(app, {"agent": graph}, "/agent", protocols=("chat", "langchain"))
+    return app
+
+
+async def test_langgraph_platform_client_prints_what_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = load("langgraph_platform_client")
+    async with serving(platform(demo_graph(delay=0.0))) as server, asyncio.timeout(BOUND):
+        said = await example["main"](str(server.make_url("/agent")), "What is a superstep?")
+    printed = capsys.readouterr().out
+    assert said[0] == "What is a superstep?"
+    assert "A superstep is one tick of a LangGraph graph." in said[-1]
+    assert printed.count("A superstep is one tick of a LangGraph graph.") == 1
+
+
+async def test_langgraph_platform_client_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("langgraph_platform_client")
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return "yes"
+
+    async with serving(platform(demo_graph(delay=0.0))) as server, asyncio.timeout(BOUND):
+        await example["main"](str(server.make_url("/agent")), "approve", answer)
+    assert len(asked) == 1
+    assert "May I send this summary?" in asked[0]
+    assert "Sent!" in capsys.readouterr().out
+
+
 async def test_sse_streams_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("langgraph_ws.demo.demo_graph", partial(demo_graph, delay=0.0))
     async with (
