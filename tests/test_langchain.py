@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -1007,6 +1008,52 @@ def test_a_subscription_is_answered_when_its_replay_is_over() -> None:
     event, answer = map(orjson.loads, client.send("t", [second]))
     assert event["params"]["data"]["event"] == "completed"
     assert answer["result"]["replayed_events"] == 2
+
+
+def recent(*frames: Any) -> list[Entry]:
+    now = time.time_ns() // 1_000_000
+    return [Entry(seq, "r", now, frame) for seq, frame in enumerate(frames, 1)]
+
+
+def lifecycle(sent: list[bytes]) -> list[str]:
+    events = [orjson.loads(data[data.index(b"{") :].splitlines()[0]) for data in sent]
+    return [event["params"]["data"]["event"] for event in events if event["type"] == "event"]
+
+
+def test_who_comes_back_is_told_of_the_end_of_a_run_after_what_it_said() -> None:
+    client = session()
+    story = recent(
+        RunStarted(thread_id="t", run_id="r", graph="g"), RunFinished(status="completed")
+    )
+    subscribed(client, "lifecycle", "input", head=2)
+    assert lifecycle(client.send("t", story)) == ["running"]
+    assert client.overdue() == []
+    subscribed(client, "messages", "lifecycle", head=2)
+    assert lifecycle(client.send("t", story)) == ["running", "completed"]
+    assert client.overdue() == []
+
+
+def test_the_ends_of_runs_that_only_watchers_hear_of_come_in_order() -> None:
+    client = session()
+    ended = RunFinished(status="completed")
+    starts = [RunStarted(thread_id="t", run_id=run, graph="g") for run in ("r", "s")]
+    subscribed(client, "lifecycle", "input", head=4)
+    story = recent(starts[0], ended, starts[1], ended)
+    assert lifecycle(client.send("t", story)) == ["running", "completed", "running"]
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "server_sent"), [("Python/3.11 websockets/17.4", False), ("Mozilla", True)]
+)
+def test_who_watches_on_a_connection_of_its_own_hears_of_ends_at_once(
+    user_agent: str, server_sent: bool
+) -> None:
+    peer = Peer({"thread_id": "t"}, user_agent=user_agent)
+    client = LangChainSession(peer, server_sent=server_sent)
+    subscribed(client, "lifecycle", "input")
+    started = RunStarted(thread_id="t", run_id="r", graph="g")
+    story = recent(started, RunFinished(status="completed"))
+    assert lifecycle(client.send("t", story)) == ["running", "completed"]
 
 
 def test_the_protocol_has_no_word_for_gaps_heartbeats_and_going_away() -> None:

@@ -236,7 +236,8 @@ class LangChainSession(Session):
     def __init__(self, peer: Peer, **options: Any) -> None:
         super().__init__(peer, **options)
         self._thread_id = peer.variables["thread_id"]
-        self._limit = _PYTHON_LIMIT if "websockets/" in peer.user_agent else None
+        self._is_python = "websockets/" in peer.user_agent
+        self._limit = _PYTHON_LIMIT if self._is_python else None
         self._tokens = count(1)
         self._asked: dict[int, _Asked] = {}
         self._subscriptions: dict[str, _Subscription] = {}
@@ -461,8 +462,12 @@ class LangChainSession(Session):
                 assert channel is not None
                 if self._wanted(number, channel, entry, event):
                     data = self._encoded(entry, part, number, event)
-                    if data is not None:
-                        (self._held if self._is_early(entry, event) else out).append(data)
+                    if data is None:
+                        continue
+                    if event.root is not None and self._held:  # the next run: they come in order
+                        out += self._held
+                        self._held = []
+                    (self._held if self._is_early(event) else out).append(data)
         if entries:
             last = reader.numbers.through(entries[-1].seq)
             for subscription in self._subscriptions.values():
@@ -470,14 +475,16 @@ class LangChainSession(Session):
             out += self._answer_replayed(last)
         return [*out, *self.overdue()]
 
-    def _is_early(self, entry: Entry, event: Event) -> bool:
-        """Whether the end of the run that was started here comes before what the run said.
+    def _is_early(self, event: Event) -> bool:
+        """Whether it is the end of a run, and comes before what the run said.
 
-        The JavaScript client watches a run first, and subscribes to what it says right after. When
-        it is told of the end in between, it shows nothing of what comes then.
+        The JavaScript client watches a run first, and subscribes to what it says right after, when
+        it has started one and when it comes back. When it is told of the end in between, it shows
+        nothing of what comes then. The Python client watches on a socket of its own, and an event
+        stream has one subscription.
         """
-        ends = event.root in TERMINAL_EVENTS.values() and entry.run_id == self._own_run
-        return ends and self._only_watches()
+        apart = self._is_python or self.server_sent
+        return event.root in TERMINAL_EVENTS.values() and not apart and self._only_watches()
 
     def _only_watches(self) -> bool:
         recent = _now_ms() - self._subscribed_ms < _SETTLE_MS
