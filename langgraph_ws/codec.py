@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import orjson
 from langchain_core.messages import BaseMessage
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from langgraph_ws.frames import FRAMES, Frame, Source
 
@@ -26,7 +26,7 @@ __all__ = ["decode_frame", "dumps", "encode_frame", "known", "loads", "message_j
 _OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_NON_STR_KEYS
 _MAX_DEPTH = 100
 _MAX_SAFE_INTEGER = 2**53 - 1
-_BY_NAME = {frame.__name__: frame for frame in FRAMES}
+_KINDS: dict[str, TypeAdapter[Frame]] = {kind.__name__: TypeAdapter(kind) for kind in FRAMES}
 
 
 def dumps(value: Any) -> bytes:
@@ -86,29 +86,19 @@ def decode_frame(data: Mapping[str, Any]) -> Frame:
     """The frame that `encode_frame` made `data` of; fields that it does not know are ignored.
 
     Raises:
-        ValueError: `data` names no kind of frame or lacks one of its fields.
+        ValueError: `data` names no kind of frame, lacks one of its fields, or has one that is not
+            what it may be.
     """
-    kind = _BY_NAME.get(str(data.get("frame")))
+    kind = _KINDS.get(str(data.get("frame")))
     if kind is None:
-        raise ValueError(f"frame: expected one of {', '.join(_BY_NAME)}, got {data.get('frame')!r}")
-    values: dict[str, Any] = {}
-    for field in fields(kind):
-        if field.name in data:
-            value = data[field.name]
-            listed = isinstance(value, list) and _is_tuple(field.type)
-            values[field.name] = tuple(value) if listed else value
+        known = ", ".join(_KINDS)
+        raise ValueError(f"frame: expected one of {known}, got {data.get('frame')!r}")
     try:
-        if "sources" in values:
-            values["sources"] = tuple(_source(source) for source in values["sources"])
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-
-
-def _source(data: Mapping[str, Any]) -> Source:
-    return Source(
-        **{field.name: data[field.name] for field in fields(Source) if field.name in data}
-    )
+        return kind.validate_python(data)
+    except ValidationError as error:
+        wrong = error.errors(include_input=False)[0]
+        where = ".".join(map(str, wrong["loc"]))
+        raise ValueError(f"{data['frame']}.{where}: {wrong['msg']}") from None
 
 
 def known(**values: Any) -> dict[str, Any]:
@@ -123,10 +113,6 @@ def source_json(source: Source) -> dict[str, Any]:
         for field in fields(source)
         if (value := getattr(source, field.name)) is not None
     }
-
-
-def _is_tuple(annotation: object) -> bool:
-    return str(annotation).startswith(("tuple", "Namespace"))
 
 
 def _text(text: str) -> str:

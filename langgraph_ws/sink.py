@@ -16,16 +16,18 @@ __all__ = ["Sink"]
 
 _PATIENCE = 256
 """Frames that may wait before the run gives way to the task that writes them."""
+_BATCH_BYTES = 1_024
+"""Text that waits for no more."""
 
 
 class Sink:
     """Takes the frames of one run and writes them to the log of its thread, in order.
 
     Deltas of one block that wait together are merged into one: the text is concatenated, nothing
-    else is ever merged. A delta waits at most `window` seconds, every other frame goes out at once
-    with the deltas before it (so the first delta of a block, which comes with its start, does not
-    wait). A sink that is closed drops what comes later (a node that ignored the cancellation may
-    still write) and counts it.
+    else is ever merged. A delta waits at most `window` seconds, or until 1 KiB of text waits; every
+    other frame goes out at once with the deltas before it (so the first delta of a block, which
+    comes with its start, does not wait). A sink that is closed drops what comes later (a node that
+    ignored the cancellation may still write) and counts it.
 
     Attributes:
         writer: The task that writes; it ends after `close`, or when the log cannot be written.
@@ -74,7 +76,9 @@ class Sink:
         if not self._merge(frame):
             self._add(frame)
             self._texts.append(frame.text)
-        if self._timer is None and not self._wake.is_set():
+        if self._bytes >= _BATCH_BYTES:
+            self._wake.set()
+        elif self._timer is None and not self._wake.is_set():
             self._timer = self._loop.call_at(self._wrote_at + self._window, self._wake.set)
 
     async def room(self) -> None:

@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -692,7 +692,10 @@ class ThreadLogSuite:
         assert list(view.runs) == ["r3"]
         assert list(view.interrupts) == ["j"]
 
-    @settings(max_examples=60, deadline=None)
+    # One suite runs over every log, so the same test is called from several classes.
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors]
+    )
     @given(history=histories(), entries=st.integers(1, 20))
     def test_the_view_is_all_frames_folded_whatever_was_trimmed(
         self, history: list[tuple[str, list[Frame]]], entries: int

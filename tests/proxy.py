@@ -1,10 +1,10 @@
-"""TCP proxies that break connections: at random byte offsets, or when they are told to."""
+"""TCP proxies that break connections: at random, when told to, or in place of an answer."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 
@@ -153,3 +153,73 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         pass
     finally:
         writer.transport.abort()
+
+
+class EatingProxy:
+    """Forwards requests to a port; some answers are eaten, and the connection closed instead.
+
+    Args:
+        port: The port to forward to, on loopback.
+        seed: The seed of all chance in it.
+        share: The share of answers that is eaten.
+        spared: Whether an answer to this request is always given.
+    """
+
+    def __init__(
+        self, port: int, *, seed: int, share: float, spared: Callable[[bytes], bool]
+    ) -> None:
+        self.port = 0
+        self.eaten = 0
+        self.share = share
+        self._target = port
+        self._random = random.Random(seed)
+        self._spared = spared
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[EatingProxy]:
+        """Serve on a free port."""
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await server.wait_closed()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._forward(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sides = [writer]
+        try:
+            with suppress(ConnectionError):
+                upstream, downstream = await asyncio.open_connection("127.0.0.1", self._target)
+                sides.append(downstream)
+                await self._serve(reader, writer, upstream, downstream)
+        finally:
+            for side in sides:
+                side.close()
+            for side in sides:
+                with suppress(ConnectionError):
+                    await side.wait_closed()
+
+    async def _serve(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        upstream: asyncio.StreamReader,
+        downstream: asyncio.StreamWriter,
+    ) -> None:
+        while request := await reader.read(1 << 20):
+            downstream.write(request)
+            answer = await upstream.read(1 << 20)
+            if not self._spared(request) and self._random.random() < self.share:
+                self.eaten += 1
+                return
+            writer.write(answer)

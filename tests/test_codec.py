@@ -311,6 +311,8 @@ def test_missing_fields_take_their_defaults() -> None:
         ({"frame": ["x"]}, "expected one of"),
         ({"frame": "RunFinished"}, "status"),
         ({"frame": "Sources", "added": 1, "sources": [{}]}, "id"),
+        ({"frame": "RunFinished", "status": "perhaps"}, "RunFinished.status"),
+        ({"frame": "RolledBack", "run_id": 5}, "RolledBack.run_id"),
     ],
 )
 def test_what_is_no_frame_is_refused(data: dict[str, Any], told: str) -> None:

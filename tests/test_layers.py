@@ -20,7 +20,8 @@ LAYERS = [
     {"mapping"},
     # asynchronous, no network
     {"log"},
-    {"log.memory", "commands"},
+    {"log.fold", "log.scripts"},
+    {"log.memory", "log.redis", "commands"},
     {"streaming", "metrics"},
     {"graphs", "scripted"},
     {"turns", "sink", "demo"},

@@ -1,0 +1,852 @@
+"""The thread log in Redis, for many processes: any of them follows what any of them writes.
+
+Redis holds the entries; a process holds, of the threads that are followed in it, those that its
+followers have yet to read. What it writes itself it shows them at once; what others write comes
+through one reader for all of them, with one connection, however many sockets there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from zlib import crc32
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
+from langgraph_ws.errors import ConfigurationError, GapError, GapReason, LogClosed, LogFailed
+from langgraph_ws.frames import BlockDelta, Frame, RunFinished
+from langgraph_ws.log import (
+    TERMINAL,
+    Bounds,
+    Entry,
+    Follower,
+    LogSize,
+    Position,
+    Retention,
+    ThreadLog,
+    new_epoch,
+)
+from langgraph_ws.log import scripts as lua
+from langgraph_ws.log.fold import Fold
+from langgraph_ws.view import ThreadView
+
+__all__ = ["RedisThreadLog"]
+
+logger = logging.getLogger(__name__)
+
+_SHARDS = 16
+_COMMAND_S = 2.0
+"""How long Redis may take for one command; a frozen one is noticed then."""
+_BLOCK_S = 2.0
+"""How long the reader waits for news before it looks whether the logs are still the same."""
+_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""Between attempts to reach Redis; the last again and again."""
+_READ_AT_ONCE = 256
+_CONSUMED = 1_024
+"""Entries that all have read and that are kept all the same, for one who comes next."""
+_FOLDS = 256
+"""Threads whose fold is kept in the process though nothing happens to them."""
+_TRANSIENT = (RedisConnectionError, RedisTimeoutError)
+"""What may pass: Redis restarts, loads its data, or does not answer in time."""
+
+
+class RedisThreadLog(ThreadLog):
+    """A thread log in Redis, or in Valkey, which all processes of an application share.
+
+    Redis has to keep what it is given: switch its append-only file on, and set `maxmemory-policy`
+    to `noeviction`. Routes that serve different graphs need prefixes of their own.
+
+    Args:
+        url: Where Redis is: `redis://`, `rediss://` or `unix://`, as redis-py takes it.
+        retention: How much is kept; `total_bytes` bounds what this process has written.
+        prefix: What every key begins with.
+        patience: Seconds that Redis may be away before what needs it fails.
+        connections: Connections of this process at once, beside the one that reads.
+        clock: The time in seconds since the Unix epoch; None: that of Redis.
+
+    Raises:
+        ConfigurationError: An argument is not what it may be.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        retention: Retention | None = None,
+        prefix: str = "langgraph-ws",
+        patience: float = 10.0,
+        connections: int = 16,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        if not prefix or any(mark in prefix for mark in "{} \n"):
+            raise ConfigurationError(f"prefix: expected a name without braces, got {prefix!r}")
+        self._retention = retention or Retention()
+        self._prefix = prefix
+        self._clock = clock
+        limits = self._retention
+        result_s = max(limits.result_s, limits.finished_s)
+        self._limits = (
+            int(limits.finished_s * 1000),
+            int(result_s * 1000),
+            limits.entries,
+            limits.thread_bytes,
+        )
+        self._server = _Server(url, patience, connections)
+        self._reader = _Reader(self._server, f"{prefix}:wake:{secrets.token_hex(8)}", self._check)
+        self._writer = secrets.token_hex(8)
+        self._writes = 0
+        self._threads: OrderedDict[str, _Thread] = OrderedDict()
+        self._crowd = _FOLDS
+        self._written: dict[str, int] = {}  # bytes of the threads that this process wrote to
+        self._ended: deque[tuple[float, str, str]] = deque()  # when, thread, run; oldest first
+        self._no_epoch = new_epoch((clock or time.time)())
+        self._closed = False
+
+    async def start(self) -> None:
+        """Make sure that Redis answers.
+
+        Raises:
+            LogFailed: It does not.
+            LogClosed: The log has been closed.
+        """
+        self._check_open()
+        await self._server.ping()
+
+    async def close(self) -> None:
+        """End every follower and let go of the connections."""
+        if self._closed:
+            return
+        self._closed = True
+        for thread in self._threads.values():
+            thread.closed = True
+            thread.wake()
+        await self._reader.close()
+        await self._server.close()
+        self._threads.clear()
+
+    async def append(self, thread: str, run_id: str, frames: Sequence[Frame]) -> Position:
+        """Write frames to the end of the log; when it returns, every follower may see them."""
+        self._check_open()
+        if not frames:
+            bounds = await self.bounds(thread)
+            return Position(bounds.epoch, bounds.head)
+        local = self._local(thread)
+        async with local.writing:
+            reply = await self._run(
+                lua.APPEND, thread, self._new_epoch(), *self._write(run_id, frames)
+            )
+            position = self._wrote(local, run_id, frames, _Written.of(reply))
+            await self._settle(local)
+        await self._fit()
+        return position
+
+    async def follow(
+        self,
+        thread: str,
+        after: Position | None,
+        wake: Callable[[], None],
+        *,
+        rewind: bool = False,
+    ) -> Follower:
+        """Read from a position on: first what is held, then what comes."""
+        self._check_open()
+        epoch, seq = after or ("", 0)
+        local = self._local(thread)
+        async with local.loading:
+            reply = await self._run(
+                lua.FOLLOW, thread, self._new_epoch(), epoch, seq, "1" if rewind else "0"
+            )
+            if reply[0] == b"GAP":
+                _, reason, epoch, first, head = reply
+                bounds = Bounds(_text(epoch), _number(first), _number(head))
+                raise _gap(_text(reason), seq, bounds)
+            _, epoch, first, head, start = reply
+            bounds = Bounds(_text(epoch), _number(first), _number(head))
+            self._check_open()
+            await self._load(local, bounds, _number(start))
+            follower = _Follower(local, _number(start), self._settle_followers)
+            local.followers[follower] = wake
+        self._reader.add(local)
+        return follower
+
+    async def bounds(self, thread: str) -> Bounds:
+        """What is held of a thread (first 1 and head 0 of a thread that nobody knows)."""
+        bounds, _, _ = await self._look(thread, "")
+        return bounds
+
+    async def view(self, thread: str) -> tuple[Position, ThreadView]:
+        """What the frames so far add up to, and the position it stands for; a copy to keep."""
+        fold, epoch = await self._folded(self._local(thread))
+        return Position(epoch, fold.seq), fold.view.copy()
+
+    async def start_of(self, thread: str, run_id: str) -> Position | None:
+        """The position before the first entry of a run; None when that is not held (any more)."""
+        bounds, start, _ = await self._look(thread, run_id)
+        return None if start < 0 else Position(bounds.epoch, start)
+
+    async def result_of(self, thread: str, run_id: str) -> tuple[Entry, ...]:
+        """The terminal entries of a run that ended, in order; empty when nobody knows them."""
+        _, _, results = await self._look(thread, run_id)
+        entries = []
+        for seq, result in results:
+            time_ms, _, frame = (result or b"").partition(b" ")
+            entries.append(_entry(seq, run_id.encode(), time_ms, frame))
+        return tuple(entries)
+
+    def has_room(self) -> bool:
+        """Whether new runs may begin (False: the limit of all threads is used up)."""
+        return not self._closed and self._total < self._retention.total_bytes
+
+    def size(self) -> LogSize:
+        """How much is held in this process."""
+        followed = [thread for thread in self._threads.values() if thread.followers]
+        entries = sum(len(thread.entries) for thread in followed)
+        folds = sum(thread.fold.size for thread in self._threads.values() if thread.fold)
+        return LogSize(len(followed), entries, folds + sum(thread.size for thread in followed))
+
+    # -- scripts ----------------------------------------------------------------------------
+
+    def _keys(self, thread: str) -> list[str]:
+        stem = f"{self._prefix}:{{{crc32(thread.encode()) % _SHARDS}}}:{thread}"
+        return [f"{stem}:{name}" for name in ("meta", "log", "results", "fold")]
+
+    async def _run(self, script: str, thread: str, *arguments: Any) -> Any:
+        now = "" if self._clock is None else int(self._clock() * 1000)
+        return await self._server.run(script, self._keys(thread), now, *self._limits, *arguments)
+
+    def _new_epoch(self) -> str:
+        return new_epoch((self._clock or time.time)())
+
+    def _write(self, run_id: str, frames: Sequence[Frame]) -> list[Any]:
+        """The arguments of a write that can be sent again without doing it twice."""
+        self._writes += 1
+        kinds = "".join(map(_kind, frames))
+        encoded = [dumps(encode_frame(frame)) for frame in frames]
+        return [run_id, f"{self._writer}:{self._writes}", kinds, *encoded]
+
+    async def _look(self, thread: str, run_id: str) -> tuple[Bounds, int, list[Any]]:
+        reply = await self._run(lua.LOOK, thread, run_id)
+        if not reply:
+            return Bounds(self._no_epoch, 1, 0), -1, []
+        epoch, first, head, start, results = reply
+        bounds = Bounds(_text(epoch), _number(first), _number(head))
+        if (local := self._threads.get(thread)) is not None:
+            local.trim(bounds)
+        return bounds, _number(start), results
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogClosed("the thread log has been closed")
+
+    # -- what this process holds of a thread ------------------------------------------------
+
+    def _local(self, key: str) -> _Thread:
+        local = self._threads.get(key)
+        if local is None:
+            if len(self._threads) >= self._crowd:
+                self._let_go_of_idle()
+            local = self._threads[key] = _Thread(key, self._keys(key)[1])
+        self._threads.move_to_end(key)
+        return local
+
+    def _let_go_of_idle(self) -> None:
+        """Forget threads that nothing happens to, those used longest ago first."""
+        for thread in list(self._threads.values()):
+            if len(self._threads) < _FOLDS:
+                break
+            if thread.is_idle:
+                del self._threads[thread.key]
+        self._crowd = max(_FOLDS, 2 * len(self._threads))
+
+    def _settle_followers(self, thread: _Thread) -> None:
+        if not thread.followers:
+            thread.let_go()
+
+    def _wrote(
+        self, local: _Thread, run_id: str, frames: Sequence[Frame], written: _Written
+    ) -> Position:
+        """Show followers what was written, and fold it in."""
+        local.in_epoch(written.epoch)
+        local.writer = not any(isinstance(frame, RunFinished) for frame in frames)
+        first = written.last - len(frames) + 1
+        entries = [
+            Entry(first + index, run_id, written.time_ms, frame)
+            for index, frame in enumerate(frames)
+        ]
+        local.folded(entries, self._retention.thread_bytes)
+        news = local.push(entries)
+        local.trim(Bounds(written.epoch, written.first, written.head))
+        if news:
+            local.wake()
+        if local.followers and (not local.writer or local.head < written.head):
+            self._reader.add(local)
+        self._written[local.key] = written.bytes
+        if not local.writer:
+            ended = written.time_ms / 1000
+            self._ended.append((ended, local.key, run_id))
+        local.hidden = written.hidden, written.first - 1 - written.folded
+        return Position(written.epoch, written.last)
+
+    async def _settle(self, local: _Thread) -> None:
+        """Store the fold when a run has ended, or much is held for want of one."""
+        hidden_bytes, hidden = local.hidden
+        limits = self._retention
+        much = hidden_bytes > limits.thread_bytes // 8 or hidden > max(64, limits.entries // 8)
+        if not much and local.writer:
+            return
+        try:
+            fold, epoch = await self._folded(local)
+            await self._run(lua.STORE_FOLD, local.key, epoch, fold.seq, fold.dump())
+        except LogFailed:  # the entries are written; the next one stores it
+            logger.exception("the fold of %r could not be stored", local.key)
+
+    async def _folded(self, local: _Thread) -> tuple[Fold, str]:
+        """The fold of a thread as it is now, and its epoch."""
+        async with local.folding:
+            for _ in range(5):
+                known = (local.epoch, local.fold.seq) if local.fold else ("", 0)
+                reply = await self._run(lua.VIEW, local.key, *known)
+                if not reply:
+                    return Fold(self._retention.thread_bytes), self._no_epoch
+                epoch, head, runs, stored = reply
+                local.in_epoch(_text(epoch))
+                if stored:
+                    local.fold = self._stored(local, stored)
+                if local.fold is None:
+                    local.fold = Fold(self._retention.thread_bytes)
+                fold = local.fold
+                if fold.seq <= _number(head):
+                    fold.forget({_text(run) for run in runs})
+                if await self._fold_on(local, _number(head)):
+                    return fold, local.epoch
+                local.fold = None
+        raise LogFailed(f"the log of {local.key!r} in Redis has holes")
+
+    def _stored(self, local: _Thread, stored: bytes) -> Fold:
+        try:
+            return Fold.load(stored, self._retention.thread_bytes)
+        except ValueError as error:
+            raise LogFailed(f"the fold of {local.key!r} in Redis is corrupt: {error}") from error
+
+    async def _fold_on(self, local: _Thread, head: int) -> bool:
+        """Fold in what Redis has up to the head; whether it has all of it."""
+        fold, limit = local.fold, self._retention.thread_bytes
+        while fold is not None and fold.seq < head:
+            entries = await self._read(local, fold.seq + 1, head)
+            if not entries or local.fold is not fold:
+                return False
+            before = fold.seq
+            local.folded(entries, limit)
+            if fold.seq == before:
+                return False
+        return fold is not None
+
+    async def _read(self, local: _Thread, first: int, last: int) -> list[Entry]:
+        found = await self._server.call(
+            lambda redis: redis.xrange(
+                local.stream, f"{first}-0", f"{last}-0", count=_READ_AT_ONCE * 4
+            )
+        )
+        return [_stream_entry(name, fields) for name, fields in found]
+
+    async def _load(self, local: _Thread, bounds: Bounds, start: int) -> None:
+        """Have the entries after `start` in the process."""
+        local.in_epoch(bounds.epoch)
+        if not local.followers:
+            local.begin(start)
+        local.trim(bounds)
+        missing = start + 1
+        while missing < local.base:
+            found = await self._read(local, missing, local.base - 1)
+            if not found or found[0].seq != missing:
+                raise _gap("trimmed", start, local.bounds)
+            local.prepend(found)
+            missing = found[-1].seq + 1
+        while local.head < bounds.head:
+            found = await self._read(local, local.head + 1, bounds.head)
+            if not local.push(found) and local.head < bounds.head:
+                raise _gap("trimmed", start, local.bounds)
+
+    async def _check(self, local: _Thread) -> None:
+        """See whether a followed log is still the same."""
+        reply = await self._run(lua.CHECK, local.key)
+        if not reply:
+            local.in_epoch("")
+            return
+        epoch, first, head = reply
+        local.in_epoch(_text(epoch))
+        local.trim(Bounds(_text(epoch), _number(first), local.head))
+        local.behind = local.head < _number(head)
+
+    # -- the limit of all threads -----------------------------------------------------------
+
+    @property
+    def _total(self) -> int:
+        return sum(self._written.values())
+
+    async def _fit(self) -> None:
+        """Drop what is over the limit of all threads, oldest end first."""
+        gone = (self._clock or time.time)() - self._retention.finished_s
+        while self._ended and (
+            self._ended[0][0] <= gone or self._total >= self._retention.total_bytes
+        ):
+            ended, key, run_id = self._ended.popleft()
+            if ended > gone:
+                self._written[key] = _number(await self._run(lua.DROP, key, run_id))
+            elif not any(thread == key for _, thread, _ in self._ended):
+                self._forget_written(key)
+
+    def _forget_written(self, key: str) -> None:
+        local = self._threads.get(key)
+        if local is None or not local.writer:
+            self._written.pop(key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """The reply to a write: its last entry and time, then what is held of the thread."""
+
+    epoch: str
+    last: int
+    time_ms: int
+    head: int
+    first: int
+    bytes: int
+    hidden: int
+    folded: int
+
+    @classmethod
+    def of(cls, reply: Sequence[Any]) -> _Written:
+        _, epoch, *numbers = reply
+        return cls(_text(epoch), *map(_number, numbers))
+
+
+class _Thread:
+    """What a process holds of a thread.
+
+    The entries `base` to `head` are those that its followers have yet to read, and some more;
+    `first` is the first that they may see. `hidden`: bytes and number of the entries that they may
+    not see, and that no stored fold covers. `writer`: this process writes to it, so that nobody
+    else has to be listened to.
+    """
+
+    def __init__(self, key: str, stream: str) -> None:
+        self.key = key
+        self.stream = stream
+        self.epoch = ""
+        self.first = 1
+        self.base = 1
+        self.head = 0
+        self.size = 0
+        self.entries: dict[int, Entry] = {}
+        self.followers: dict[_Follower, Callable[[], None]] = {}
+        self.fold: Fold | None = None
+        self.hidden: tuple[int, int] = (0, 0)
+        self.writer = False
+        self.behind = False
+        self.corrupt = False
+        self.closed = False
+        self.writing = asyncio.Lock()
+        self.folding = asyncio.Lock()
+        self.loading = asyncio.Lock()
+
+    @property
+    def is_idle(self) -> bool:
+        locks = (self.writing, self.folding, self.loading)
+        return not (self.followers or self.writer or any(lock.locked() for lock in locks))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether others have to be listened to."""
+        return bool(self.followers) and not self.closed and (not self.writer or self.behind)
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.epoch, self.first, self.head)
+
+    def in_epoch(self, epoch: str) -> None:
+        """Take note of the epoch that the log is in now; in a new one, nothing of the old holds."""
+        if epoch == self.epoch:
+            return
+        lost = self.epoch != ""
+        self.epoch, self.fold = epoch, None
+        if lost or self.head:
+            self.let_go()
+            self.begin(0)
+            self.wake()
+
+    def begin(self, start: int) -> None:
+        self.entries.clear()
+        self.size = 0
+        self.base, self.head, self.behind, self.corrupt = start + 1, start, False, False
+
+    def let_go(self) -> None:
+        """Hold no entries: nobody reads them."""
+        self.entries.clear()
+        self.size = 0
+        self.base = self.head + 1
+
+    def push(self, entries: Sequence[Entry]) -> bool:
+        """Take the entries that come next; whether there were any."""
+        news = [entry for entry in entries if entry.seq > self.head]
+        if not self.followers and not self.loading.locked():
+            return False
+        for entry in news:
+            if entry.seq != self.head + 1:
+                self.behind = True
+                return entry is not news[0]
+            self.head = entry.seq
+            self.entries[entry.seq] = entry
+            self.size += _size(entry)
+        if len(self.entries) > _CONSUMED * 2:
+            self._let_go_of_read()
+        return bool(news)
+
+    def prepend(self, entries: Sequence[Entry]) -> None:
+        """Take entries that lie before those that are held."""
+        self.entries = {entry.seq: entry for entry in entries} | self.entries
+        self.size += sum(map(_size, entries))
+        self.base = min(self.base, entries[0].seq)
+
+    def trim(self, bounds: Bounds) -> None:
+        """Take note of what is held of the log."""
+        if bounds.epoch == self.epoch and bounds.first > self.first:
+            self.first = bounds.first
+            self._drop_before(bounds.first)
+
+    def skip_to(self, seq: int) -> None:
+        """Go on before an entry, because those between are gone."""
+        self.first = max(self.first, seq)
+        self.begin(seq - 1)
+
+    def folded(self, entries: Sequence[Entry], limit: int) -> None:
+        """Fold in the entries that come next."""
+        if self.fold is None and entries[0].seq == 1:
+            self.fold = Fold(limit)
+        for entry in entries:
+            if self.fold is not None and entry.seq == self.fold.seq + 1:
+                self.fold.apply(entry.run_id, entry.frame, _size(entry))
+
+    def wake(self) -> None:
+        for follower, wake in tuple(self.followers.items()):
+            if follower in self.followers:  # an earlier one may have closed it
+                try:
+                    wake()
+                except Exception:
+                    logger.exception("a follower of a thread log failed to wake")
+
+    def _let_go_of_read(self) -> None:
+        read = min((follower.position.seq for follower in self.followers), default=self.head)
+        self._drop_before(min(read, self.head - _CONSUMED) + 1)
+
+    def _drop_before(self, first: int) -> None:
+        while self.base < first and self.base in self.entries:
+            self.size -= _size(self.entries.pop(self.base))
+            self.base += 1
+        if not self.entries:
+            self.base = self.head + 1
+
+
+class _Follower:
+    """A cursor over the log of one thread."""
+
+    def __init__(self, thread: _Thread, seq: int, settle: Callable[[_Thread], None]) -> None:
+        self._thread = thread
+        self._seq = seq
+        self._epoch = thread.epoch
+        self._settle = settle
+
+    @property
+    def position(self) -> Position:
+        """The position of the entry read last."""
+        return Position(self._epoch, self._seq)
+
+    @property
+    def lag(self) -> int:
+        """How many entries lie after the position."""
+        return max(0, self._thread.head - self._seq)
+
+    def read(self, limit: int) -> list[Entry]:
+        """The entries after the position that are there now, at most `limit`; moves past them."""
+        thread = self._thread
+        if thread.epoch != self._epoch:
+            raise _gap("epoch", self._seq, thread.bounds)
+        start = self._seq + 1
+        if start < thread.first or thread.corrupt:
+            raise _gap("trimmed", self._seq, thread.bounds)
+        if start > thread.head:
+            if thread.closed:
+                raise LogClosed("the thread log has been closed")
+            return []
+        self._seq = min(self._seq + limit, thread.head)
+        return [thread.entries[seq] for seq in range(start, self._seq + 1)]
+
+    def close(self) -> None:
+        """Stop following; `wake` is not called again."""
+        if self._thread.followers.pop(self, None) is not None:
+            self._settle(self._thread)
+
+
+class _Server:
+    """Redis, with what may pass tried again: everything that is sent can be sent twice.
+
+    redis-py's own retries (ten of them, silent) would send again what must not be done twice, and
+    outlast any limit (redis-py 8.1).
+    """
+
+    def __init__(self, url: str, patience: float, connections: int) -> None:
+        self._url = url
+        self._patience = patience
+        try:
+            self._redis = Redis(
+                connection_pool=BlockingConnectionPool.from_url(
+                    url,
+                    max_connections=connections,
+                    timeout=_COMMAND_S,
+                    **_options(_COMMAND_S),
+                )
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"url: {error}") from None
+        self._scripts: dict[str, str] = {}
+        self.away_since: float | None = None
+
+    async def ping(self) -> None:
+        await self.call(lambda redis: redis.ping())
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+
+    def blocking(self, seconds: float) -> Redis:
+        """A client of one connection whose commands may wait so long."""
+        return Redis.from_url(
+            self._url, single_connection_client=True, **_options(seconds + _COMMAND_S)
+        )
+
+    async def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        """Run a script."""
+        return await self.call(lambda redis: self._evaluate(redis, script, keys, arguments))
+
+    async def call(self, command: Callable[[Redis], Any], patience: float | None = None) -> Any:
+        """Do something with Redis, again and again while it is away.
+
+        Raises:
+            LogFailed: It stayed away for too long, or refused.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._patience if patience is None else patience)
+        pauses: Iterator[float] = iter(_PAUSES_S)
+        pause = 0.0
+        while True:
+            try:
+                reply = await command(self._redis)
+            except _TRANSIENT as error:
+                self.away_since = self.away_since or loop.time()
+                pause = next(pauses, pause)
+                if loop.time() + pause > deadline:
+                    raise LogFailed(f"Redis is away: {error}") from error
+                await asyncio.sleep(pause)
+            except RedisError as error:
+                raise LogFailed(f"Redis refused: {error}") from error
+            else:
+                self.away_since = None
+                return reply
+
+    async def _evaluate(
+        self, redis: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]
+    ) -> Any:
+        sha = self._scripts.get(script)
+        if sha is not None:
+            try:
+                return await cast("Any", redis.evalsha(sha, len(keys), *keys, *arguments))
+            except NoScriptError:  # Redis was restarted
+                pass
+        self._scripts[script] = await cast("Any", redis.script_load(script))
+        return await cast("Any", redis.evalsha(self._scripts[script], len(keys), *keys, *arguments))
+
+
+def _options(timeout: float) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": _COMMAND_S,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+
+
+class _Reader:
+    """Reads what others write, for all followed threads of the process.
+
+    It reads from explicit positions (`$` is evaluated anew at each call, and skips what came
+    between), and is woken by a key of its own when there is one thread more.
+    """
+
+    def __init__(self, server: _Server, wake: str, check: Callable[[_Thread], Any]) -> None:
+        self._server = server
+        self._wake = wake
+        self._check = check
+        self._threads: dict[str, _Thread] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._woken = "0-0"
+        self._reading: set[str] = set()
+        self._ringing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def add(self, thread: _Thread) -> None:
+        """Read a thread as long as it is followed here and written elsewhere."""
+        if self._closed:
+            return
+        self._threads[thread.stream] = thread
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._read(), name="redis reader")
+        elif thread.is_remote and thread.stream not in self._reading:
+            self._call()
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._task is None:
+            return
+        self._call()
+        done, _ = await asyncio.wait({self._task}, timeout=_COMMAND_S)
+        if not done:
+            self._task.cancel()
+        await asyncio.wait({self._task, *([self._ringing] if self._ringing else [])})
+
+    def _call(self) -> None:
+        """Have the reader look again which threads there are."""
+        if self._ringing is None:
+            self._ringing = asyncio.create_task(self._ring())
+
+    async def _ring(self) -> None:
+        try:
+            await self._server.call(
+                lambda redis: redis.xadd(self._wake, {"w": ""}, maxlen=4, approximate=False), 0
+            )
+        except LogFailed as error:  # the reader looks of its own accord before long
+            logger.debug("the reader of the log could not be woken: %s", error)
+
+    async def _read(self) -> None:
+        redis = self._server.blocking(_BLOCK_S)
+        loop = asyncio.get_running_loop()
+        checked = loop.time()
+        try:
+            while not self._closed and self._followed():
+                try:
+                    await self._read_once(redis)
+                    if loop.time() - checked >= _BLOCK_S:
+                        await self._check_all()
+                        checked = loop.time()
+                except (RedisError, LogFailed) as error:
+                    if not self._closed:
+                        logger.warning("the log in Redis cannot be read: %s", error)
+                        await asyncio.sleep(_PAUSES_S[-1])
+                except Exception:
+                    logger.exception("what was read from Redis could not be shown")
+                    await asyncio.sleep(_PAUSES_S[-1])
+        finally:
+            await redis.aclose()
+
+    def _followed(self) -> bool:
+        self._threads = {
+            stream: thread for stream, thread in self._threads.items() if thread.followers
+        }
+        return bool(self._threads)
+
+    async def _read_once(self, redis: Redis) -> None:
+        remote = {stream: t for stream, t in self._threads.items() if t.is_remote}
+        self._reading, self._ringing = set(remote), None
+        streams: Any = {self._wake: self._woken}
+        streams |= {stream: f"{thread.head}-0" for stream, thread in remote.items()}
+        reply = await redis.xread(streams, count=_READ_AT_ONCE, block=int(_BLOCK_S * 1000))
+        for stream, entries in cast("Any", reply) or ():
+            name = _text(stream)
+            if name == self._wake:
+                self._woken = _text(entries[-1][0])
+            elif (thread := self._threads.get(name)) is not None:
+                self._show(thread, entries)
+
+    def _show(self, thread: _Thread, found: Sequence[Any]) -> None:
+        try:
+            entries = [_stream_entry(name, fields) for name, fields in found]
+        except LogFailed:
+            logger.exception("the log of %r is corrupt", thread.key)
+            thread.corrupt = True
+            thread.wake()
+            return
+        if entries[0].seq > thread.head + 1:
+            thread.skip_to(entries[0].seq)
+        thread.behind = False
+        if thread.push(entries):
+            thread.wake()
+
+    async def _check_all(self) -> None:
+        for thread in list(self._threads.values()):
+            await self._check(thread)
+
+
+def _kind(frame: Frame) -> str:
+    if isinstance(frame, RunFinished):
+        return "e"
+    return "t" if isinstance(frame, TERMINAL) else "d"
+
+
+def _size(entry: Entry) -> int:
+    """About how many bytes an entry takes in this process."""
+    frame = entry.frame
+    return 512 + len(frame.text if type(frame) is BlockDelta else dumps(encode_frame(frame)))
+
+
+def _stream_entry(name: bytes, fields: dict[bytes, bytes]) -> Entry:
+    seq = name.partition(b"-")[0]
+    return _entry(seq, fields.get(b"r"), fields.get(b"t"), fields.get(b"d"))
+
+
+def _entry(seq: Any, run_id: Any, time_ms: Any, frame: Any) -> Entry:
+    """An entry as Redis holds it.
+
+    Raises:
+        LogFailed: It is none.
+    """
+    try:
+        return Entry(int(seq), run_id.decode(), int(time_ms), decode_frame(loads(frame)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LogFailed(f"entry {seq!r} in Redis is corrupt: {error}") from error
+
+
+def _gap(reason: str, requested: int, bounds: Bounds) -> GapError:
+    return GapError(
+        cast("GapReason", reason),
+        requested=requested,
+        first=bounds.first,
+        head=bounds.head,
+        epoch=bounds.epoch,
+    )
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _number(value: Any) -> int:
+    """A number as a script returns it.
+
+    Raises:
+        LogFailed: It is none.
+    """
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise LogFailed(f"expected a number from Redis, got {value!r}") from None

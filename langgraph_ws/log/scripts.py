@@ -1,0 +1,292 @@
+"""What Redis does for a thread, as Lua: each script is one step that nothing can come between.
+
+Every script gets the same keys, which lie in one hash slot, and the same first arguments. Numbers
+are milliseconds, bytes and entry numbers; frames are JSON that no script looks into.
+
+========  ======  ============================================================================
+`META`    hash    `e` epoch, `s` head, `fs` first entry that readers see, `b` bytes of those,
+                  `hb` bytes of entries before `fs` that the fold does not cover yet, `fd` the
+                  entry that the fold stands for, `runs` what is known of each run, `due` when
+                  the next of them is out of time, `cur` the run that wrote last, `k:<run>` the
+                  last write of each run (token, seq, time)
+`LOG`     stream  the entries, `<seq>-0`: run, time, frame
+`RESULTS` hash    the terminal entries by number, which outlive the others
+`FOLD`    string  the fold (see `fold`)
+========  ======  ============================================================================
+
+An entry leaves the sight of readers exactly when it is over the limits, and leaves the stream once
+a fold covers it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["APPEND", "CHECK", "DROP", "FOLLOW", "LOOK", "STORE_FOLD", "VIEW"]
+
+_PRELUDE = """
+local META, LOG, RESULTS, FOLD = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now = tonumber(ARGV[1])
+if not now then
+  local t = redis.call('TIME')
+  now = t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local FINISHED, RESULT = tonumber(ARGV[2]), tonumber(ARGV[3])
+local MAX_ENTRIES, MAX_BYTES = tonumber(ARGV[4]), tonumber(ARGV[5])
+local KEEP = RESULT + 60000
+local ENTRY_BYTES = 64
+local m = {}
+
+local function id(seq) return string.format('%.0f-0', seq) end
+local function text(number) return string.format('%.0f', number) end
+
+local function load()
+  local v = redis.call('HMGET', META, 'e', 's', 'fs', 'b', 'hb', 'fd', 'due')
+  if not v[1] then return false end
+  m.e, m.s, m.fs, m.b = v[1], tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
+  m.hb, m.fd, m.due = tonumber(v[5]), tonumber(v[6]), tonumber(v[7] or '')
+  return true
+end
+
+local function save()
+  redis.call('HSET', META, 's', text(m.s), 'fs', text(m.fs), 'b', text(m.b), 'hb', text(m.hb))
+end
+
+local function create(epoch)
+  m = {e = epoch, s = 0, fs = 1, b = 0, hb = 0, fd = 0}
+  redis.call('DEL', LOG, RESULTS, FOLD)
+  redis.call('HSET', META, 'e', epoch, 's', '0', 'fs', '1', 'b', '0', 'hb', '0', 'fd', '0')
+end
+
+local function runs() return cjson.decode(redis.call('HGET', META, 'runs') or '[]') end
+
+local function save_runs(list)
+  local due
+  for _, run in ipairs(list) do
+    if run.e > 0 then
+      local at = run.at + (run.d == 1 and RESULT or FINISHED)
+      if not due or at < due then due = at end
+    end
+  end
+  redis.call('HSET', META, 'runs', cjson.encode(list))
+  if due then redis.call('HSET', META, 'due', text(due)) else redis.call('HDEL', META, 'due') end
+  m.due = due
+end
+
+local function find(list, name)
+  for _, run in ipairs(list) do if run.i == name then return run end end
+end
+
+local function size_of(seq)
+  local found = redis.call('XRANGE', LOG, id(seq), id(seq))
+  return found[1] and ENTRY_BYTES + #found[1][2][6] or 0
+end
+
+local function hide(upto)
+  if upto <= m.fs then return end
+  if upto == m.s + 1 then
+    m.hb, m.b, m.fs = m.hb + m.b, 0, upto
+    return
+  end
+  while m.fs < upto do
+    local size = size_of(m.fs)
+    m.b = m.b - size
+    if m.fs > m.fd then m.hb = m.hb + size end
+    m.fs = m.fs + 1
+  end
+  redis.call('XTRIM', LOG, 'MINID', id(math.min(m.fs, m.fd + 1)))
+end
+
+local function hide_dropped(list)
+  local first = m.s + 1
+  for _, run in ipairs(list) do if run.d == 0 and run.a < first then first = run.a end end
+  if first > m.fs then hide(first); save() end
+end
+
+local function forget(run)
+  for _, seq in ipairs(run.t) do redis.call('HDEL', RESULTS, text(seq)) end
+  redis.call('HDEL', META, 'k:' .. run.i, 'cur')
+end
+
+local function expire()
+  if not m.due or m.due > now then return end
+  local kept = {}
+  for _, run in ipairs(runs()) do
+    if run.e > 0 and run.at + RESULT <= now then
+      forget(run)
+    else
+      if run.e > 0 and run.at + FINISHED <= now then run.d = 1 end
+      kept[#kept + 1] = run
+    end
+  end
+  save_runs(kept)
+  hide_dropped(kept)
+end
+
+local function keep()
+  for _, key in ipairs({META, LOG, RESULTS, FOLD}) do redis.call('PEXPIRE', key, KEEP) end
+end
+"""
+
+_APPEND = """
+-- ARGV of a write: run, token, kind of each frame (d, t: terminal, e: the end), the frames
+local function write(run, token, kinds, from)
+  local key = 'k:' .. run
+  local seq, time = (redis.call('HGET', META, key) or ''):match('^' .. token .. ' (%d+) (%d+)$')
+  if seq then return {seq, time} end  -- the reply to it was lost
+  local list, known
+  if redis.call('HGET', META, 'cur') ~= run or kinds:find('[te]') then
+    list = runs()
+    known = find(list, run)
+    if not known then
+      known = {i = run, a = m.s + 1, e = 0, at = 0, d = 0, t = {}}
+      list[#list + 1] = known
+    end
+  end
+  for n = 1, #kinds do
+    local frame, kind = ARGV[from + n], kinds:sub(n, n)
+    m.s = m.s + 1
+    m.b = m.b + ENTRY_BYTES + #frame
+    redis.call('XADD', LOG, id(m.s), 'r', run, 't', text(now), 'd', frame)
+    if kind ~= 'd' then
+      redis.call('HSET', RESULTS, text(m.s), text(now) .. ' ' .. frame)
+      known.t[#known.t + 1] = m.s
+      if kind == 'e' then
+        if known.e == 0 then known.at = now end
+        known.e = m.s
+      end
+    end
+  end
+  if list then
+    save_runs(list)
+    redis.call('HSET', META, 'cur', run)
+  end
+  redis.call('HSET', META, key, token .. ' ' .. text(m.s) .. ' ' .. text(now))
+  local first, bytes = m.fs, m.b
+  while m.s > first and (m.s - first + 1 > MAX_ENTRIES or bytes > MAX_BYTES) do
+    bytes, first = bytes - size_of(first), first + 1
+  end
+  hide(first)
+  save()
+  keep()
+  return {text(m.s), text(now)}
+end
+
+local function written(last) return {'OK', m.e, last[1], last[2], m.s, m.fs, m.b, m.hb, m.fd} end
+"""
+
+APPEND = (
+    _PRELUDE
+    + _APPEND
+    + """
+-- ARGV: epoch if there is none yet, run, token, kinds, frames…
+if not load() then create(ARGV[6]) end
+expire()
+return written(write(ARGV[7], ARGV[8], ARGV[9], 9))
+"""
+)
+
+FOLLOW = (
+    _PRELUDE
+    + """
+-- ARGV: epoch if there is none yet, epoch and seq to go on after, whether to rewind
+if not load() then create(ARGV[6]); redis.call('PEXPIRE', META, KEEP) end
+expire()
+local after, start = tonumber(ARGV[8]), tonumber(ARGV[8])
+local function gap(reason) return {'GAP', reason, m.e, m.fs, m.s} end
+if after > 0 then
+  if m.s == 0 then return gap('unknown') end
+  if ARGV[7] ~= m.e then return gap('epoch') end
+  if after > m.s then return gap('ahead') end
+end
+if after + 1 < m.fs then return gap('trimmed') end
+if ARGV[9] == '1' and after > 0 then
+  local entry, list, run = redis.call('XRANGE', LOG, id(after), id(after))[1], runs(), nil
+  if entry then run = find(list, entry[2][2]) end
+  for _, other in ipairs(list) do
+    if not run and other.a <= after and (other.e == 0 or other.e >= after) then run = other end
+  end
+  if run and not (run.e > 0 and run.e <= after) then start = run.a - 1 end
+end
+if start + 1 < m.fs or (m.s > start and size_of(start + 1) == 0) then return gap('trimmed') end
+return {'OK', m.e, m.fs, m.s, start}
+"""
+)
+
+LOOK = (
+    _PRELUDE
+    + """
+-- ARGV: a run, or nothing -> epoch, first, head, start of the run (-1: not held), its results
+if not load() then return {} end
+expire()
+local start, results = -1, {}
+local run = ARGV[6] ~= '' and find(runs(), ARGV[6])
+if run then
+  if run.a >= m.fs then start = run.a - 1 end
+  if run.e > 0 then
+    for _, seq in ipairs(run.t) do
+      results[#results + 1] = {seq, redis.call('HGET', RESULTS, text(seq))}
+    end
+  end
+end
+return {m.e, m.fs, m.s, start, results}
+"""
+)
+
+VIEW = (
+    _PRELUDE
+    + """
+-- ARGV: epoch and seq of the fold that the reader has -> epoch, head, known runs, fold if newer
+if not load() then return {} end
+expire()
+local known = {}
+for _, run in ipairs(runs()) do known[#known + 1] = run.i end
+local fold = ''
+if m.fd > 0 and (ARGV[6] ~= m.e or tonumber(ARGV[7]) < m.fd) then
+  fold = redis.call('GET', FOLD) or ''
+end
+return {m.e, m.s, known, fold}
+"""
+)
+
+STORE_FOLD = (
+    _PRELUDE
+    + """
+-- ARGV: epoch, seq, fold
+if not load() or m.e ~= ARGV[6] then return 0 end
+local seq = tonumber(ARGV[7])
+if seq <= m.fd or seq > m.s then return 0 end
+redis.call('SET', FOLD, ARGV[8], 'PX', KEEP)
+redis.call('XTRIM', LOG, 'MINID', id(math.min(m.fs, seq + 1)))
+redis.call('HSET', META, 'fd', text(seq), 'hb', '0')
+local running = seq < m.s
+for _, run in ipairs(runs()) do running = running or run.e == 0 end
+if not running then redis.call('PEXPIRE', LOG, FINISHED + 60000) end
+return 1
+"""
+)
+
+DROP = (
+    _PRELUDE
+    + """
+-- ARGV: a run that ended, whose entries are to go -> bytes that the thread takes now
+if not load() then return 0 end
+expire()
+local list = runs()
+local run = find(list, ARGV[6])
+if run and run.e > 0 then
+  run.d = 1
+  save_runs(list)
+  hide_dropped(list)
+end
+return m.b
+"""
+)
+
+CHECK = (
+    _PRELUDE
+    + """
+-- a thread that is followed stays -> epoch, first, head
+if not load() then return {} end
+if redis.call('PTTL', META) < FINISHED then redis.call('PEXPIRE', META, FINISHED + 60000) end
+return {m.e, m.fs, m.s}
+"""
+)
