@@ -9,6 +9,7 @@
     ├── GapError                a position in the log cannot be resumed from
     ├── LogClosed               the thread log has been closed
     └── LogFailed               the frames of a run could not be stored
+        └── LeaseLost           … because another process carries the run by now
 
 The faults of a client (`RequestError`) carry a code and a text that may be shown to it. What goes
 wrong on our side is logged with an id, and the client is given the id.
@@ -25,6 +26,7 @@ __all__ = [
     "GapReason",
     "InvalidRequest",
     "LangGraphWSError",
+    "LeaseLost",
     "LogClosed",
     "LogFailed",
     "RequestError",
@@ -150,3 +152,7 @@ class LogClosed(LangGraphWSError):
 
 class LogFailed(LangGraphWSError):
     """The frames of a run could not be stored: the log failed, or did not keep up."""
+
+
+class LeaseLost(LogFailed):
+    """Another process carries the run by now."""

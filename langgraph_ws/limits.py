@@ -21,8 +21,8 @@ class Limits:
         connections_per_address: Connections from one peer address (see `forwarded_headers` for
             servers behind a proxy); more are refused with HTTP 429.
         threads_per_connection: Threads that one connection may follow at once.
-        runs: Runs of this process, active and queued; more are refused as `overloaded`.
-        runs_per_identity: Runs of one identity (not of anonymous ones), active and queued.
+        runs: Active runs of this process; more are refused as `overloaded`.
+        runs_per_identity: Active runs of one identity (not of anonymous ones) in this process.
         queued_runs_per_thread: Runs that may wait for one thread.
         pending_frames: Frames of one run that may wait for the log; one that makes more fails with
             `log_failed`.

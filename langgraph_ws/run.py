@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained
+from pydantic import BaseModel
 
-from langgraph_ws.commands import Identity, StartRun
-from langgraph_ws.errors import RequestError
+from langgraph_ws.codec import dumps, plain
+from langgraph_ws.commands import Identity, MultitaskStrategy, StartRun
+from langgraph_ws.errors import LeaseLost, RequestError
 from langgraph_ws.frames import (
     BlockDelta,
     Custom,
@@ -35,14 +37,26 @@ from langgraph_ws.frames import (
 )
 from langgraph_ws.graphs import Graph
 from langgraph_ws.limits import Limits
-from langgraph_ws.log import Position, ThreadLog
+from langgraph_ws.log import ThreadLog
+from langgraph_ws.log.registry import Lease, Registry
 from langgraph_ws.mapping import Mapper
 from langgraph_ws.metrics import Metrics, RunLabels
 from langgraph_ws.sink import Sink
 from langgraph_ws.streaming import Execution, graph_options
 from langgraph_ws.turns import prepare, run_config
+from langgraph_ws.view import ThreadView
 
-__all__ = ["CancelledRun", "Durability", "OnCancel", "Run", "Settings"]
+__all__ = [
+    "CancelledRun",
+    "Durability",
+    "OnCancel",
+    "Run",
+    "Settings",
+    "decode_run",
+    "encode_run",
+    "run_name",
+    "unbegun",
+]
 
 logger = logging.getLogger("langgraph_ws")
 
@@ -80,6 +94,7 @@ class Settings:
     """What is the same for every run of a route; see `Runs` for what each is."""
 
     log: ThreadLog
+    registry: Registry
     mapper: type[Mapper]
     limits: Limits
     config: RunnableConfig
@@ -99,16 +114,16 @@ class Run:
     Attributes:
         key: The key of its thread in log and checkpointer.
         graph: The name of its graph.
-        queued: Its client was told that it waits, so its end has to be in the log.
-        supersedes: The run that it was started to end.
-        rollback: Whether the thread goes back to before that one.
-        base: The checkpoint that it began from.
-        start: The position before its first frame; None until it has begun.
-        begun: Set when it has begun, or was refused, or ended without either.
-        over: Set when it has ended and its thread is free.
+        strategy: What it does to the thread's active run.
+        lease: The right to carry it out; None until it is its thread's active run.
+        waited: Nobody waits to be told that it cannot be carried out, so that has to be logged.
+        begun: Set when it has begun, or was refused, or is not carried here (any more).
+        over: Set when it is not carried here any more, and its thread is free or somebody else's.
         refusal: Why it was refused.
-        stop: What it is to end as, once somebody stopped it.
+        stop: What it is to end as, once somebody stopped it; `lost`: somebody else carries it.
         status: How it ended; set once the last frame is in the log.
+        is_over: It has ended, or was refused.
+        next: The lease of the run that is its thread's active one after it.
     """
 
     settings: Settings
@@ -118,16 +133,16 @@ class Run:
     run_id: str
     graph: str
     request: StartRun
-    queued: bool = False
-    supersedes: Run | None = None
-    rollback: bool = False
-    base: str | None = None
-    start: Position | None = None
+    strategy: MultitaskStrategy
+    lease: Lease | None = None
+    waited: bool = False
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: RequestError | None = None
-    stop: Literal["cancelled", "drained"] | None = None
+    stop: Literal["cancelled", "drained", "lost"] | None = None
     status: RunStatus | None = None
+    is_over: bool = False
+    next: Lease | None = None
     _accepted: float = field(default_factory=time.monotonic)
     _patience: asyncio.Event = field(default_factory=asyncio.Event)
     _draining: bool = False
@@ -135,16 +150,18 @@ class Run:
     _worker: asyncio.Task[None] | None = None
 
     @property
-    def id(self) -> tuple[str, str]:
-        """What it is found by: run ids belong to identities."""
-        return (self.identity.id, self.run_id)
+    def name(self) -> str:
+        """Its name among all runs."""
+        return run_name(self.identity, self.run_id)
 
-    def halt(self, status: Literal["cancelled", "drained"]) -> None:
+    def halt(self, status: Literal["cancelled", "drained", "lost"]) -> None:
         """End it now, as `status`; being told again changes nothing.
 
         (A second cancellation would break LangGraph's own wait for its tasks.)
         """
         if self.stop is not None:
+            if status == "lost":
+                self.stop = status
             return
         self.stop = status
         if self._worker is not None:
@@ -168,10 +185,9 @@ class Run:
             Exception: The log could not be written.
         """
         config, context = self._config(graph)
-        rolled_back = await self._roll_back(graph, config)
         _, view = await self.settings.log.view(self.key)
+        rolled_back = await self._roll_back(graph, config, view)
         turn = await prepare(graph, self.request, config, view.interrupts)
-        self.base = turn.base
         started = RunStarted(
             thread_id=self.thread_id,
             run_id=self.run_id,
@@ -203,10 +219,11 @@ class Run:
 
     async def break_off(self, error: RequestError) -> None:
         """End it because it could not be carried out: in the log when somebody may follow it."""
-        if self.status is not None:
+        if self.is_over:
             return
-        if not self.begun.is_set() and not self.queued:
+        if not self.begun.is_set() and not self.waited:
             self.refusal = error
+            await self._finish(())
             return
         failed = RunFailed(
             code=error.code,
@@ -214,15 +231,7 @@ class Run:
             error_id=error.error_id,
             retryable=error.retryable,
         )
-        await self._end("failed", failed)
-
-    async def end_unbegun(self) -> None:
-        """Log the end of a run that was accepted, and stopped before it began."""
-        if self.stop == "drained":
-            message = "The server went away before the run began; send it again."
-            await self._end("drained", RunFailed(code="drained", message=message, retryable=True))
-        else:
-            await self._end("cancelled")
+        await self._finish([failed, RunFinished(status="failed")])
 
     async def _begin(self, frames: Sequence[Frame]) -> Sink:
         """Write the first frames; from then on it may be followed."""
@@ -232,13 +241,13 @@ class Run:
             self.run_id,
             limits=self.settings.limits,
             window=self.settings.merge_window,
+            fence=None if self.lease is None else self.lease.fence,
         )
         try:
-            last = await sink.write(frames)
+            await sink.write(frames)
         except BaseException:
             await sink.close()
             raise
-        self.start = Position(last.epoch, last.seq - len(frames))
         self.begun.set()
         return sink
 
@@ -295,6 +304,8 @@ class Run:
     ) -> None:
         """Say how it ended; what the graph still says after that is dropped."""
         await sink.close()
+        if self.stop == "lost":
+            return
         if isinstance(error, asyncio.CancelledError) and self.stop == "drained":
             error = GraphDrained()  # in mid-step, because it did not come to the step's end in time
         frames = execution.end(error)
@@ -302,8 +313,7 @@ class Run:
         assert isinstance(last, RunFinished)
         if last.status == "cancelled" and self.settings.on_cancel is not None:
             await self._tell(self.settings.on_cancel, graph, config, frames)
-        await sink.write(frames)
-        self.status = last.status
+        await self._finish(frames)
         if sink.dropped:
             logger.info("run %s: %d frames came after its end", self.run_id, sink.dropped)
 
@@ -338,37 +348,97 @@ class Run:
             checkpoint=self.request.checkpoint_id,
         )
 
-    async def _roll_back(self, graph: Graph, config: RunnableConfig) -> tuple[Frame, ...]:
+    async def _roll_back(
+        self, graph: Graph, config: RunnableConfig, view: ThreadView
+    ) -> tuple[Frame, ...]:
         """Go back to the checkpoint from before the run that this one supersedes.
 
         No checkpointer has a public call that deletes a run (`adelete_for_runs` raises
         NotImplementedError in the savers of langgraph-checkpoint 4.3), so its checkpoints stay in
         the history and the new run starts from the one before.
         """
-        old = self.supersedes
-        if (
-            old is None
-            or not self.rollback
-            or old.start is None
-            or not graph_options(graph).checkpointer
-        ):
+        superseded = None if self.lease is None else self.lease.supersedes
+        if superseded is None or self.strategy != "rollback":
+            return ()
+        run_id = superseded.rpartition("/")[2]
+        old = view.runs.get(run_id)
+        if old is None or old.started is None or not graph_options(graph).checkpointer:
             return ()
         if self.request.checkpoint_id is None:
-            if old.base is not None:
-                config.setdefault("configurable", {})["checkpoint_id"] = old.base
+            if (base := old.started.checkpoint_id) is not None:
+                config.setdefault("configurable", {})["checkpoint_id"] = base
             else:
                 await graph.checkpointer.adelete_thread(self.key)
-        return (RolledBack(run_id=old.run_id),)
+        return (RolledBack(run_id=run_id),)
 
-    async def _end(self, status: RunStatus, *frames: Frame) -> None:
+    async def _finish(self, frames: Sequence[Frame]) -> None:
+        """Write the last frames (none: it was refused), and let the next run begin."""
+        assert self.lease is not None
+        status = frames[-1].status if frames and isinstance(frames[-1], RunFinished) else None
         try:
-            await self.settings.log.append(
-                self.key, self.run_id, [*frames, RunFinished(status=status)]
+            self.next = await self.settings.registry.finish(
+                self.lease, frames, interrupted=None if status is None else status == "interrupted"
             )
+        except LeaseLost:
+            self.stop = "lost"
         except Exception:
             logger.exception("the end of run %s could not be logged", self.run_id)
         else:
             self.status = status
+            self.is_over = True
+
+
+def run_name(identity: Identity, run_id: str) -> str:
+    """The name of a run among all runs: run ids belong to identities, and hold no `/`."""
+    return f"{identity.id}/{run_id}"
+
+
+def unbegun(status: Literal["cancelled", "drained"]) -> list[Frame]:
+    """The last frames of a run that was accepted, and stopped before it began."""
+    if status == "cancelled":
+        return [RunFinished(status="cancelled")]
+    message = "The server went away before the run began; send it again."
+    return [
+        RunFailed(code="drained", message=message, retryable=True),
+        RunFinished(status="drained"),
+    ]
+
+
+def encode_run(run: Run) -> bytes:
+    """What it takes to carry out a run in another process, as JSON."""
+    return dumps(
+        plain(
+            {
+                "identity": {"id": run.identity.id, "config": dict(run.identity.config)},
+                "thread_id": run.thread_id,
+                "key": run.key,
+                "run_id": run.run_id,
+                "graph": run.graph,
+                "strategy": run.strategy,
+                "request": run.request,
+            }
+        )
+    )
+
+
+class _Stored(BaseModel):
+    identity: Identity
+    thread_id: str
+    key: str
+    run_id: str
+    graph: str
+    strategy: MultitaskStrategy
+    request: StartRun
+
+
+def decode_run(data: bytes, settings: Settings) -> Run:
+    """The run that `encode_run` made `data` of.
+
+    Raises:
+        ValueError: It made it of nothing.
+    """
+    stored = _Stored.model_validate_json(data)
+    return Run(settings=settings, **dict(stored))
 
 
 def _forget_outcome(task: asyncio.Task[None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
 from collections.abc import (
     AsyncGenerator,
     Callable,
@@ -15,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -32,17 +31,24 @@ from langgraph_ws.commands import (
     StartRun,
     check_id,
 )
-from langgraph_ws.errors import ConfigurationError, InvalidRequest, RequestError
-from langgraph_ws.frames import (
-    MessageFinished,
-    RunFinished,
-)
+from langgraph_ws.errors import ConfigurationError, InvalidRequest, LogFailed, RequestError
+from langgraph_ws.frames import MessageFinished, RunFinished
 from langgraph_ws.graphs import Graphs, GraphSource, read_state
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Entry, Follower, Position, ThreadLog
+from langgraph_ws.log.registry import Admission, Lease, Standing, Ticket
 from langgraph_ws.mapping import ChatMapper, Mapper, check_mapper
 from langgraph_ws.metrics import Metrics
-from langgraph_ws.run import Durability, OnCancel, Run, Settings
+from langgraph_ws.run import (
+    Durability,
+    OnCancel,
+    Run,
+    Settings,
+    decode_run,
+    encode_run,
+    run_name,
+    unbegun,
+)
 from langgraph_ws.turns import GRAPH_KEY, checkpoint_id, pending_interrupts
 from langgraph_ws.view import RunView, ThreadView
 
@@ -56,8 +62,8 @@ _SETTLE_S = 2.0
 """How long what was stopped gets to end."""
 _ASKED_S = 5.0
 """How long a run that has asked something gets to end, when that is answered already."""
-_REMEMBERED = 100_000
-"""Ended runs whose thread is remembered, so that they can be found by their id alone."""
+_LOOK_AGAIN_S = 0.05
+"""How long to wait before looking again whether a run that another process prepares has begun."""
 
 OnDisconnect = Literal["continue", "cancel"]
 
@@ -66,20 +72,11 @@ ThreadKey = Callable[[Identity, str], str]
 
 
 @dataclass(slots=True, eq=False)
-class _Thread:
-    active: Run | None = None
-    queue: deque[Run] = field(default_factory=deque)
-    interrupted: bool = False
-    viewers: int = 0
+class _Viewers:
+    """Who follows a thread here; `grace`: ends its runs unless somebody comes back."""
+
+    count: int = 0
     grace: asyncio.TimerHandle | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """Where a run that has ended is to be found."""
-
-    thread_id: str
-    key: str
 
 
 class Runs:
@@ -159,8 +156,10 @@ class Runs:
         self._on_disconnect = on_disconnect
         self._grace = disconnect_grace
         self._allow_updates = allow_state_updates
+        self._registry = log.registry()
         self._settings = Settings(
             log=log,
+            registry=self._registry,
             mapper=self.mapper,
             limits=self.limits,
             config=config or {},
@@ -172,9 +171,8 @@ class Runs:
             metrics=self.metrics,
             merge_window=merge_window,
         )
-        self._live: dict[tuple[str, str], Run] = {}
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
-        self._threads: dict[str, _Thread] = {}
+        self._live: dict[str, Run] = {}  # carried by this process, or about to be
+        self._viewers: dict[str, _Viewers] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -183,26 +181,33 @@ class Runs:
     async def begin(self) -> None:
         """Begin to work, inside the running event loop."""
         await self.log.start()
+        await self._registry.start(self)
 
     async def end(self) -> None:
         """Stop every run that is left, wait for all of them, and close the log."""
         await self.drain(0)
+        await self._registry.close()
         await self.log.close()
 
     async def drain(self, timeout: float) -> None:
         """Take no more runs, and end those that there are at their next superstep.
 
+        Where other processes share the log, they go on with a run that can be continued from a
+        checkpoint that they see. Any other ends as `drained`.
+
         Args:
             timeout: Seconds to wait for that; what still runs then is stopped in mid-step. Either
-                way the run ends as `drained` and can be continued from its checkpoint. A graph
-                that ignores that it was stopped is given up 2 seconds later.
+                way the run can be continued from its checkpoint. A graph that ignores that it was
+                stopped is given up 2 seconds later.
         """
         self._draining = True
-        for thread in list(self._threads.values()):
-            for run in list(thread.queue):
-                self._drop(thread, run, "drained")
-            if thread.active is not None:
-                thread.active.drain()
+        for viewers in self._viewers.values():
+            if viewers.grace is not None:
+                viewers.grace.cancel()
+        for standing in await self._registry.orphans():
+            await self._registry.withdraw(standing, unbegun("drained"))
+        for run in self._live.values():
+            run.drain()
         if self._tasks and timeout > 0:
             await asyncio.wait(set(self._tasks), timeout=timeout)
         for run in list(self._live.values()):
@@ -257,11 +262,13 @@ class Runs:
             return found
         if request.kind == "answer" or request.answers_pending:
             await self._let_ask(identity, request)
-        # From here to its place in the thread nothing waits, so no two requests decide at once.
-        run = self._live.get((identity.id, request.run_id or ""))
+        # Nothing waits until it is among the live ones, so no two requests start it here.
+        run = self._live.get(run_name(identity, request.run_id or ""))
         if run is None:
             run = self._admit(identity, request, name)
-            self._place(self._threads.setdefault(run.key, _Thread()), run)
+            standing = await self._place(run)
+            if standing is not None:
+                return await self._standing_info(standing)
         return await self._begun_info(run)
 
     async def _let_ask(self, identity: Identity, request: StartRun) -> None:
@@ -269,8 +276,7 @@ class Runs:
         if request.thread_id is None:
             return
         key = self.key(identity, request.thread_id)
-        thread = self._threads.get(key)
-        active = thread.active if thread is not None else None
+        active = await self._active(key)
         if active is None:
             return
         _, view = await self.log.view(key)
@@ -279,7 +285,23 @@ class Runs:
         ):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ASKED_S):
-                    await active.over.wait()
+                    await self._over(active)
+
+    async def _active(self, key: str) -> Standing | None:
+        """How the active run of a thread stands."""
+        live = await self._registry.live(key)
+        return live[0] if live and live[0].place is None else None
+
+    async def _over(self, standing: Standing) -> None:
+        """Wait until a run is no longer the active one of its thread."""
+        ticket = standing.ticket
+        if (run := self._live.get(ticket.run)) is not None:
+            await run.over.wait()
+            return
+        active: Standing | None = standing
+        while active is not None and active.ticket.run == ticket.run:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            active = await self._active(ticket.thread)
 
     async def cancel(
         self, identity: Identity, thread_id: str | None, run_id: str | None
@@ -289,13 +311,11 @@ class Runs:
         Raises:
             RequestError: There is no such run, or it has ended.
         """
-        run = self._live_run(identity, thread_id, run_id)
-        thread = self._threads[run.key]
-        info = await self._run_info(run)
-        if run in thread.queue:
-            self._drop(thread, run, "cancelled")
-        else:
-            run.halt("cancelled")
+        standing = await self._standing(identity, thread_id, run_id)
+        if standing is None:
+            raise RequestError("not_found", "no such run, or it has ended")
+        info = await self._live_info(standing)
+        await self._end(standing)
         return info
 
     async def info(self, identity: Identity, thread_id: str | None, run_id: str | None) -> RunInfo:
@@ -305,18 +325,19 @@ class Runs:
             RequestError: Nobody knows the run.
         """
         if run_id is not None:
-            run = self._live.get((identity.id, run_id))
-            if run is None or thread_id not in (None, run.thread_id):
-                return await self._ended_info(identity, thread_id, run_id)
-            return await self._begun_info(run)
+            run = self._live.get(run_name(identity, run_id))
+            if run is not None and thread_id in (None, run.thread_id):
+                return await self._begun_info(run)
+            if (standing := await self._standing(identity, thread_id, run_id)) is not None:
+                return await self._standing_info(standing)
+            return await self._ended_info(identity, thread_id, run_id)
         assert thread_id is not None
         key = self.key(identity, thread_id)
-        thread = self._threads.get(key)
-        if thread is not None and thread.active is not None and thread.active.begun.is_set():
-            return await self._run_info(thread.active)
+        active = await self._active(key)
         position, view = await self.log.view(key)
-        if view.latest is not None:
-            return await self._seen_info(thread_id, key, position, view, view.latest)
+        running = view.runs.get(active.ticket.run_id) if active is not None else None
+        if (run_view := running or view.latest) is not None:
+            return await self._seen_info(thread_id, key, position, view, run_view)
         state = await self._saved(identity, key)
         interrupts = pending_interrupts(state)
         return RunInfo(
@@ -333,10 +354,8 @@ class Runs:
         """How the runs of a thread stand that are still known, the newest first."""
         key = self.key(identity, thread_id)
         _, view = await self.log.view(key)
-        thread = self._threads.get(key)
-        ids = dict.fromkeys(view.runs) | dict.fromkeys(
-            run.run_id for run in (thread.queue if thread is not None else ())
-        )
+        live = await self._registry.live(key)
+        ids = dict.fromkeys(view.runs) | dict.fromkeys(run.ticket.run_id for run in live)
         return [await self.info(identity, thread_id, run_id) for run_id in reversed(ids)]
 
     async def snapshot(self, identity: Identity, thread_id: str) -> Snapshot:
@@ -423,37 +442,32 @@ class Runs:
 
     def joined(self, identity: Identity, thread_id: str) -> None:
         """A connection follows the thread."""
-        thread = self._threads.setdefault(self.key(identity, thread_id), _Thread())
-        thread.viewers += 1
-        if thread.grace is not None:
-            thread.grace.cancel()
-            thread.grace = None
+        viewers = self._viewers.setdefault(self.key(identity, thread_id), _Viewers())
+        viewers.count += 1
+        if viewers.grace is not None:
+            viewers.grace.cancel()
+            viewers.grace = None
 
     def left(self, identity: Identity, thread_id: str, *, dropped: bool) -> None:
         """A connection follows it no longer; `dropped`: because it broke or was closed."""
         key = self.key(identity, thread_id)
-        thread = self._threads[key]
-        thread.viewers -= 1
-        alone = thread.viewers == 0 and dropped
-        if alone and self._on_disconnect == "cancel" and (thread.active or thread.queue):
+        viewers = self._viewers[key]
+        viewers.count -= 1
+        if viewers.count > 0:
+            return
+        if dropped and self._on_disconnect == "cancel" and not self._draining:
             loop = asyncio.get_running_loop()
-            thread.grace = loop.call_later(self._grace, self._abandon, key, thread)
-        self._forget(key)
+            viewers.grace = loop.call_later(self._grace, self._abandon, key)
+        else:
+            del self._viewers[key]
 
-    def _abandon(self, key: str, thread: _Thread) -> None:
-        thread.grace = None
-        for run in list(thread.queue):
-            self._drop(thread, run, "cancelled")
-        if thread.active is not None:
-            thread.active.halt("cancelled")
-        self._forget(key)
+    def _abandon(self, key: str) -> None:
+        del self._viewers[key]
+        self._spawn(self._end_all(key))
 
-    def _forget(self, key: str) -> None:
-        thread = self._threads.get(key)
-        if thread is not None and not (
-            thread.active or thread.queue or thread.viewers or thread.grace
-        ):
-            del self._threads[key]
+    async def _end_all(self, key: str) -> None:
+        for standing in reversed(await self._registry.live(key)):
+            await self._end(standing)
 
     # -- finding ----------------------------------------------------------------------------
 
@@ -461,71 +475,99 @@ class Runs:
         """The run that was started under the id of this request, if there is one."""
         if request.run_id is None:
             return None
-        id_ = (identity.id, request.run_id)
-        found = self._live.get(id_) or self._known.get(id_)
+        name = run_name(identity, request.run_id)
+        run = self._live.get(name)
+        where = None if run is not None else await self._registry.where(name)
+        found = run or where
         thread_id = found.thread_id if found is not None else request.thread_id
         if thread_id is None:
             return None
         if request.thread_id not in (None, thread_id):
             raise RequestError("conflict", "run_id: it exists on another thread")
-        if isinstance(found, Run):
-            return await self._begun_info(found)
+        if run is not None:
+            return await self._begun_info(run)
+        if where is None:
+            return None
         try:
-            return await self._ended_info(identity, thread_id, request.run_id)
+            return await self.info(identity, thread_id, request.run_id)
         except RequestError:
             return None
 
-    def _live_run(self, identity: Identity, thread_id: str | None, run_id: str | None) -> Run:
-        run: Run | None = None
-        if run_id is not None:
-            run = self._live.get((identity.id, run_id))
-        elif thread_id is not None:
-            thread = self._threads.get(self.key(identity, thread_id))
-            run = thread.active if thread is not None else None
-        if run is None or thread_id not in (None, run.thread_id):
-            raise RequestError("not_found", "no such run, or it has ended")
-        return run
+    async def _standing(
+        self, identity: Identity, thread_id: str | None, run_id: str | None
+    ) -> Standing | None:
+        """How a live run, or the active one of a thread, stands."""
+        if run_id is None:
+            assert thread_id is not None
+            return await self._active(self.key(identity, thread_id))
+        name = run_name(identity, run_id)
+        where = await self._registry.where(name)
+        if where is None or thread_id not in (None, where.thread_id):
+            return None
+        live = await self._registry.live(where.thread)
+        return next((standing for standing in live if standing.ticket.run == name), None)
 
     async def _begun_info(self, run: Run) -> RunInfo:
-        """How a run stands, once it has begun or waits in the queue.
+        """How a run that this process was to carry stands, once it has begun.
 
         Raises:
             RequestError: It was refused.
         """
-        if run not in self._threads[run.key].queue:
-            await run.begun.wait()
+        await run.begun.wait()
         if run.refusal is not None:
             raise run.refusal
-        if run.status is not None:
-            return await self._ended_info(run.identity, run.thread_id, run.run_id)
-        return await self._run_info(run)
+        if run.status is None:
+            standing = await self._standing(run.identity, run.thread_id, run.run_id)
+            if standing is not None:
+                return await self._standing_info(standing)
+        return await self._ended_info(run.identity, run.thread_id, run.run_id)
 
-    async def _run_info(self, run: Run) -> RunInfo:
-        position, view = await self.log.view(run.key)
-        thread = self._threads.get(run.key)
-        place = thread.queue.index(run) + 1 if thread and run in thread.queue else None
+    async def _standing_info(self, standing: Standing) -> RunInfo:
+        """How a live run stands, once it has begun, wherever it is carried, or waits."""
+        ticket = standing.ticket
+        while True:
+            info = await self._live_info(standing)
+            if standing.place is not None or info.start is not None:
+                return info
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            live = await self._registry.live(ticket.thread)
+            found = next((other for other in live if other.ticket.run == ticket.run), None)
+            if found is None:
+                position, view = await self.log.view(ticket.thread)
+                if ticket.run_id not in view.runs:
+                    raise RequestError("not_found", "run_id: no such run")
+                return await self._seen_info(
+                    ticket.thread_id, ticket.thread, position, view, view.runs[ticket.run_id]
+                )
+            standing = found
+
+    async def _live_info(self, standing: Standing) -> RunInfo:
+        """How a live run stands now; one that has not begun has no start."""
+        ticket = standing.ticket
+        position, view = await self.log.view(ticket.thread)
+        if (run := view.runs.get(ticket.run_id)) is not None:
+            return await self._seen_info(ticket.thread_id, ticket.thread, position, view, run)
         return RunInfo(
-            thread_id=run.thread_id,
-            run_id=run.run_id,
-            status="queued" if place else "running",
-            place=place,
+            thread_id=ticket.thread_id,
+            run_id=ticket.run_id,
+            status="queued" if standing.place else "running",
+            place=standing.place,
             position=position,
-            start=run.start or position,
-            graph=run.graph,
-            checkpoint_id=run.base,
+            start=position if standing.place else None,
+            graph=ticket.graph,
             interrupts=tuple(view.interrupts.values()),
         )
 
     async def _ended_info(self, identity: Identity, thread_id: str | None, run_id: str) -> RunInfo:
-        """How a run stands that is not alive here.
+        """How a run stands that is not live any more.
 
         Raises:
             RequestError: Nobody knows it.
         """
-        known = self._known.get((identity.id, run_id))
-        if known is not None and thread_id in (None, known.thread_id):
-            thread_id, key = known.thread_id, known.key
-        elif known is None and thread_id is not None:
+        where = await self._registry.where(run_name(identity, run_id))
+        if where is not None and thread_id in (None, where.thread_id):
+            key, thread_id = where
+        elif where is None and thread_id is not None:
             key = self.key(identity, thread_id)
         else:
             raise RequestError("not_found", "run_id: no such run")
@@ -593,8 +635,13 @@ class Runs:
             run.identity.id == identity.id for run in self._live.values()
         ):
             raise RequestError("limit_exceeded", "too many runs at once", retryable=True)
+        strategy = request.multitask_strategy or self.multitask_strategy
+        if strategy not in _STRATEGIES:
+            raise InvalidRequest(
+                "multitask_strategy", f"expected one of {', '.join(_STRATEGIES)}, got {strategy!r}"
+            )
         thread_id = request.thread_id or str(uuid4())
-        return Run(
+        run = Run(
             settings=self._settings,
             identity=identity,
             thread_id=thread_id,
@@ -602,52 +649,45 @@ class Runs:
             run_id=request.run_id or str(uuid4()),
             graph=graph,
             request=request,
+            strategy=strategy,
         )
+        self._live[run.name] = run
+        return run
 
-    def _place(self, thread: _Thread, run: Run) -> None:
-        """Begin the run, or put it into the queue, or refuse it."""
-        active = thread.active
-        if active is None:
-            self._activate(thread, run)
-            return
-        if run.request.kind == "answer":
-            raise RequestError("stale_interrupt", "resume: nothing waits while a run is active")
-        strategy = run.request.multitask_strategy or self.multitask_strategy
-        if strategy not in _STRATEGIES:
-            raise InvalidRequest(
-                "multitask_strategy", f"expected one of {', '.join(_STRATEGIES)}, got {strategy!r}"
-            )
-        if run.request.kind == "continue" or strategy == "reject":
-            raise RequestError("thread_busy", "the thread has an active run", retryable=True)
-        if len(thread.queue) >= self.limits.queued_runs_per_thread:
-            raise RequestError("thread_busy", "too many runs wait for the thread", retryable=True)
-        self._live[run.id] = run
-        run.queued = True
-        if strategy == "enqueue":
-            thread.queue.append(run)
-            return
-        for waiting in [other for other in thread.queue if other.supersedes is not None]:
-            self._drop(thread, waiting, "cancelled")  # it is superseded before it began
-        run.supersedes = active
-        run.rollback = strategy == "rollback"
-        thread.queue.appendleft(run)
-        active.halt("cancelled")
+    async def _place(self, run: Run) -> Standing | None:
+        """Carry the run, or let it wait (then it is returned how it stands), or refuse it.
 
-    def _activate(self, thread: _Thread, run: Run) -> None:
-        thread.active = run
-        self._live[run.id] = run
-        self._spawn(self._supervise(run, thread))
+        Raises:
+            RequestError: It is refused.
+        """
+        ticket = Ticket(
+            run=run.name, thread=run.key, thread_id=run.thread_id, graph=run.graph, work=run
+        )
+        how: Admission = run.strategy if run.request.kind == "input" else "reject"
+        try:
+            admitted = await self._registry.admit(ticket, how, self.limits.queued_runs_per_thread)
+            if admitted.conflict:
+                raise RequestError("conflict", "run_id: it exists on another thread")
+            if admitted.busy:
+                raise _busy(run.request, full=admitted.full)
+            if admitted.lease is not None:
+                self._carry(run, admitted.lease)
+        except RequestError as refusal:
+            run.refusal = refusal
+            raise
+        finally:
+            if run.lease is None:
+                del self._live[run.name]
+                run.begun.set()
+                run.over.set()
+        return admitted.standing
 
-    def _advance(self, thread: _Thread) -> None:
-        """Begin the next run of the queue; while the thread is interrupted, the queue waits."""
-        if thread.queue and (not thread.interrupted or thread.queue[0].supersedes is not None):
-            self._activate(thread, thread.queue.popleft())
-
-    def _drop(self, thread: _Thread, run: Run, status: Literal["cancelled", "drained"]) -> None:
-        """End a run that is still in the queue."""
-        thread.queue.remove(run)
-        run.stop = status
-        self._spawn(self._end_unbegun(run, thread))
+    async def _end(self, standing: Standing) -> None:
+        """End a live run as cancelled."""
+        if standing.place is None or not await self._registry.withdraw(
+            standing, unbegun("cancelled")
+        ):
+            await self._registry.stop(standing)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -656,7 +696,14 @@ class Runs:
 
     # -- running ----------------------------------------------------------------------------
 
-    async def _supervise(self, run: Run, thread: _Thread) -> None:
+    def _carry(self, run: Run, lease: Lease) -> None:
+        run.lease = lease
+        self._live[run.name] = run
+        if lease.stop:
+            run.halt("cancelled")
+        self._spawn(self._supervise(run, lease))
+
+    async def _supervise(self, run: Run, lease: Lease) -> None:
         """Carry a run from its first frame to its last, whatever happens."""
         try:
             async with self.graphs.open(run.graph, run.identity) as graph:
@@ -669,28 +716,67 @@ class Runs:
             failure = RequestError("internal_error", "Something went wrong.", error_id=error_id)
             await run.break_off(failure)
         finally:
-            self._ended(run, thread)
+            following = run.next if run.is_over else await self._let_go(lease)
+            del self._live[run.name]
+            run.begun.set()
+            run.over.set()
+            if following is not None:
+                await self._go_on(following)
 
-    async def _end_unbegun(self, run: Run, thread: _Thread) -> None:
+    async def _let_go(self, lease: Lease) -> Lease | None:
         try:
-            await run.end_unbegun()
-        finally:
-            self._ended(run, thread)
+            return await self._registry.release(lease)
+        except LogFailed as error:  # the lease runs out by itself
+            logger.warning("run %s could not be let go of: %s", lease.ticket.run_id, error)
+            return None
 
-    def _ended(self, run: Run, thread: _Thread) -> None:
-        del self._live[run.id]
-        if run.refusal is None:
-            self._known[run.id] = _Known(run.thread_id, run.key)
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-        if thread.active is run:
-            thread.active = None
-            if run.status is not None:
-                thread.interrupted = run.status == "interrupted"
-            self._advance(thread)
-        run.begun.set()
-        run.over.set()
-        self._forget(run.key)
+    async def _go_on(self, lease: Lease) -> None:
+        """Carry a run that nobody waits for: it was queued, or another process carried it."""
+        if self._draining:
+            await self._let_go(lease)
+            return
+        run: Run = lease.ticket.work
+        run.waited = True
+        self._carry(run, lease)
+
+    # -- what the registry tells (see `Keeper`) -----------------------------------------------
+
+    def take(self, lease: Lease) -> None:
+        """Go on with a run whose holder disappeared or let go of it."""
+        self._spawn(self._go_on(lease))
+
+    def stop(self, run: str) -> None:
+        """A run that is carried here has been cancelled."""
+        if (found := self._live.get(run)) is not None:
+            found.halt("cancelled")
+
+    def lose(self, run: str) -> None:
+        """A run that is carried here is (or may be) carried by somebody else from now on."""
+        if (found := self._live.get(run)) is not None:
+            found.halt("lost")
+
+    def encode(self, work: Run) -> bytes:
+        """What it takes to carry out a run, as JSON."""
+        return encode_run(work)
+
+    def decode(self, data: bytes) -> Run:
+        """The run that `encode` made `data` of.
+
+        Raises:
+            ValueError: It made it of nothing.
+        """
+        return decode_run(data, self._settings)
+
+    def graph_names(self) -> Sequence[str]:
+        """The names of the graphs whose runs can be carried out here."""
+        return self.graphs.names
+
+
+def _busy(request: StartRun, *, full: bool) -> RequestError:
+    if request.kind == "answer":
+        return RequestError("stale_interrupt", "resume: nothing waits while a run is active")
+    text = "too many runs wait for the thread" if full else "the thread has an active run"
+    return RequestError("thread_busy", text, retryable=True)
 
 
 def _said(run: RunView) -> Iterator[MessageFinished]:

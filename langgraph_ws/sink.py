@@ -29,6 +29,14 @@ class Sink:
     comes with its start, does not wait). A sink that is closed drops what comes later (a node that
     ignored the cancellation may still write) and counts it.
 
+    Args:
+        log: The log.
+        thread: The thread.
+        run_id: The run.
+        limits: How much may wait.
+        window: How long a delta may wait, in seconds.
+        fence: Under which the thread is held; None: it is held by nobody.
+
     Attributes:
         writer: The task that writes; it ends after `close`, or when the log cannot be written.
         dropped: The frames that came too late.
@@ -36,11 +44,19 @@ class Sink:
     """
 
     def __init__(
-        self, log: ThreadLog, thread: str, run_id: str, *, limits: Limits, window: float
+        self,
+        log: ThreadLog,
+        thread: str,
+        run_id: str,
+        *,
+        limits: Limits,
+        window: float,
+        fence: int | None = None,
     ) -> None:
         self._log = log
         self._thread = thread
         self._run_id = run_id
+        self._fence = fence
         self._limits = limits
         self._window = window
         self._loop = asyncio.get_running_loop()
@@ -91,8 +107,8 @@ class Sink:
             await asyncio.sleep(0)
 
     async def write(self, frames: Iterable[Frame]) -> Position:
-        """Write frames now: before any other is put, or after the sink was closed."""
-        return await self._log.append(self._thread, self._run_id, list(frames))
+        """Write frames now, before any other is put."""
+        return await self._log.append(self._thread, self._run_id, list(frames), fence=self._fence)
 
     async def close(self) -> None:
         """Take nothing more, and wait until everything that was taken is in the log."""
@@ -136,7 +152,7 @@ class Sink:
             self._fold()
             batch, self._pending, self._bytes = self._pending, [], 0
             try:
-                await self._log.append(self._thread, self._run_id, batch)
+                await self.write(batch)
             except Exception as error:
                 self.error = LogFailed("the log could not be written")
                 self.error.__cause__ = error

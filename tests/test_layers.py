@@ -19,9 +19,11 @@ LAYERS = [
     {"messages", "sources"},
     {"mapping"},
     # asynchronous, no network
+    {"log.registry"},
     {"log"},
-    {"log.fold", "log.scripts"},
-    {"log.memory", "log.redis", "commands"},
+    {"log.fold", "log.memory_registry", "log.scripts", "commands"},
+    {"log.memory", "log.redis_registry"},
+    {"log.redis"},
     {"streaming", "metrics"},
     {"graphs", "scripted"},
     {"turns", "sink", "demo"},

@@ -42,7 +42,7 @@ from langgraph_ws.frames import (
     StepStarted,
 )
 from langgraph_ws.limits import Limits
-from langgraph_ws.log import Position, Retention
+from langgraph_ws.log import Position, Retention, ThreadLog
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.run import CancelledRun
 from langgraph_ws.runs import Runs
@@ -52,9 +52,13 @@ ALICE = Identity(id="alice")
 BOB = Identity(id="bob")
 
 
+new_log: Callable[[], ThreadLog] = MemoryThreadLog
+"""Makes the log of a server; the same tests run over every log."""
+
+
 @asynccontextmanager
 async def serving(graph: Any, **options: Any) -> AsyncIterator[Runs]:
-    options.setdefault("log", MemoryThreadLog())
+    options.setdefault("log", new_log())
     runs = Runs(graph, **options)
     await runs.begin()
     try:
@@ -568,9 +572,9 @@ async def test_interrupt_cancels_the_active_run_first() -> None:
     async with serving(gate.graph) as runs:
         await runs.start(ANONYMOUS, turn("one", thread_id="t", run_id="a"))
         await gate.entered.wait()
-        gate.open.set()
         request = turn("two", thread_id="t", run_id="b", multitask_strategy="interrupt")
         info = await runs.start(ANONYMOUS, request)
+        gate.open.set()
         assert (info.status, info.place) == ("queued", 1)
         assert status_of(await frames_of(runs, "a")) == "cancelled"
         frames = await frames_of(runs, "b")
@@ -899,11 +903,13 @@ class StuckLog(MemoryThreadLog):
         self.appends = 0
         self.answers = answers
 
-    async def append(self, thread: str, run_id: str, frames: Any) -> Position:
+    async def append(
+        self, thread: str, run_id: str, frames: Any, *, fence: int | None = None
+    ) -> Position:
         self.appends += 1
         if self.appends == 2:
             await self.answers()
-        return await super().append(thread, run_id, frames)
+        return await super().append(thread, run_id, frames, fence=fence)
 
 
 async def test_a_run_that_outruns_the_log_is_stopped() -> None:

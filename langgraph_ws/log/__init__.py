@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from langgraph_ws.frames import Frame, RunFailed, RunFinished, RunResult
+from langgraph_ws.log.registry import Registry
 from langgraph_ws.view import ThreadView
 
 __all__ = [
@@ -168,14 +169,27 @@ class ThreadLog(ABC):
         """End every follower and release what the log holds."""
 
     @abstractmethod
-    async def append(self, thread: str, run_id: str, frames: Sequence[Frame]) -> Position:
+    def registry(self) -> Registry:
+        """The registry of the runs that write to the log; always the same."""
+
+    @abstractmethod
+    async def append(
+        self, thread: str, run_id: str, frames: Sequence[Frame], *, fence: int | None = None
+    ) -> Position:
         """Write frames to the end of the log; when it returns, every follower may see them.
+
+        Args:
+            thread: The thread.
+            run_id: The run that they are of.
+            frames: The frames.
+            fence: That of the lease under which they are written; None: it needs none.
 
         Returns:
             The position of the last of them.
 
         Raises:
             LogClosed: The log has been closed.
+            LeaseLost: The lease is somebody else's by now.
         """
 
     @abstractmethod

@@ -51,12 +51,12 @@ class Fold:
             del self.view.runs[run_id]
             self._forget_messages(run_id)
 
-    def dump(self) -> bytes:
-        """It as JSON."""
+    def dump(self, seq: int | None = None) -> bytes:
+        """It as JSON; `seq`: the entry that it is to stand for."""
         view = self.view
         return dumps(
             {
-                "seq": self.seq,
+                "seq": self.seq if seq is None else seq,
                 "runs": [_dump_run(run) for run in view.runs.values()],
                 "interrupts": [encode_frame(frame) for frame in view.interrupts.values()],
                 "sizes": list(self._messages),

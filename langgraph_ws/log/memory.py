@@ -38,6 +38,7 @@ from langgraph_ws.log import (
     ThreadLog,
     new_epoch,
 )
+from langgraph_ws.log.memory_registry import MemoryRegistry
 from langgraph_ws.view import ThreadView
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class MemoryThreadLog(ThreadLog):
         self._retention = retention or Retention()
         self._clock = clock
         self._result_s = max(self._retention.result_s, self._retention.finished_s)
+        self._registry = MemoryRegistry(self)
         self._threads: dict[str, _Thread] = {}
         self._with_frames: deque[_Run] = deque()  # ended, frames not yet dropped; oldest end first
         self._with_result: deque[_Run] = deque()  # ended, not yet forgotten; oldest end first
@@ -108,9 +110,16 @@ class MemoryThreadLog(ThreadLog):
         for thread in threads:
             thread.wake()
 
-    async def append(self, thread: str, run_id: str, frames: Sequence[Frame]) -> Position:
+    def registry(self) -> MemoryRegistry:
+        """The registry of the runs that write to the log."""
+        return self._registry
+
+    async def append(
+        self, thread: str, run_id: str, frames: Sequence[Frame], *, fence: int | None = None
+    ) -> Position:
         """Write frames to the end of the log; when it returns, every follower may see them."""
         self._check_open()
+        self._registry.check(thread, fence)
         now = self._clock()
         self._expire(now)
         if not frames:

@@ -12,8 +12,9 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 from zlib import crc32
 
@@ -25,7 +26,14 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
-from langgraph_ws.errors import ConfigurationError, GapError, GapReason, LogClosed, LogFailed
+from langgraph_ws.errors import (
+    ConfigurationError,
+    GapError,
+    GapReason,
+    LeaseLost,
+    LogClosed,
+    LogFailed,
+)
 from langgraph_ws.frames import BlockDelta, Frame, RunFinished
 from langgraph_ws.log import (
     TERMINAL,
@@ -40,6 +48,7 @@ from langgraph_ws.log import (
 )
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
+from langgraph_ws.log.redis_registry import RedisRegistry
 from langgraph_ws.view import ThreadView
 
 __all__ = ["RedisThreadLog"]
@@ -56,6 +65,7 @@ _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _READ_AT_ONCE = 256
 _CONSUMED = 1_024
 """Entries that all have read and that are kept all the same, for one who comes next."""
+_WAKE_KEPT_S = 3_600
 _FOLDS = 256
 """Threads whose fold is kept in the process though nothing happens to them."""
 _TRANSIENT = (RedisConnectionError, RedisTimeoutError)
@@ -72,6 +82,7 @@ class RedisThreadLog(ThreadLog):
         url: Where Redis is: `redis://`, `rediss://` or `unix://`, as redis-py takes it.
         retention: How much is kept; `total_bytes` bounds what this process has written.
         prefix: What every key begins with.
+        lease: Seconds after which a run is taken over whose process does not answer any more.
         patience: Seconds that Redis may be away before what needs it fails.
         connections: Connections of this process at once, beside the one that reads.
         clock: The time in seconds since the Unix epoch; None: that of Redis.
@@ -86,10 +97,14 @@ class RedisThreadLog(ThreadLog):
         *,
         retention: Retention | None = None,
         prefix: str = "langgraph-ws",
+        lease: float = 15.0,
         patience: float = 10.0,
         connections: int = 16,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        for name, value in {"lease": lease, "patience": patience}.items():
+            if not value > 0:
+                raise ConfigurationError(f"{name}: expected seconds above 0, got {value!r}")
         if not prefix or any(mark in prefix for mark in "{} \n"):
             raise ConfigurationError(f"prefix: expected a name without braces, got {prefix!r}")
         self._retention = retention or Retention()
@@ -104,9 +119,21 @@ class RedisThreadLog(ThreadLog):
             limits.thread_bytes,
         )
         self._server = _Server(url, patience, connections)
-        self._reader = _Reader(self._server, f"{prefix}:wake:{secrets.token_hex(8)}", self._check)
-        self._writer = secrets.token_hex(8)
+        owner = secrets.token_hex(8)
+        self._bell = f"{prefix}:bell"
+        self._reader = _Reader(
+            self._server, self._check, wake=f"{prefix}:wake:{owner}", bell=self._bell
+        )
+        self._writer = owner
         self._writes = 0
+        self._registry = RedisRegistry(
+            self,
+            prefix=prefix,
+            shards=_SHARDS,
+            owner=owner,
+            lease=lease,
+            keep_s=result_s,
+        )
         self._threads: OrderedDict[str, _Thread] = OrderedDict()
         self._crowd = _FOLDS
         self._written: dict[str, int] = {}  # bytes of the threads that this process wrote to
@@ -136,20 +163,19 @@ class RedisThreadLog(ThreadLog):
         await self._server.close()
         self._threads.clear()
 
-    async def append(self, thread: str, run_id: str, frames: Sequence[Frame]) -> Position:
+    def registry(self) -> RedisRegistry:
+        """The registry of the runs that write to the log."""
+        return self._registry
+
+    async def append(
+        self, thread: str, run_id: str, frames: Sequence[Frame], *, fence: int | None = None
+    ) -> Position:
         """Write frames to the end of the log; when it returns, every follower may see them."""
         self._check_open()
         if not frames:
             bounds = await self.bounds(thread)
             return Position(bounds.epoch, bounds.head)
-        local = self._local(thread)
-        async with local.writing:
-            reply = await self._run(
-                lua.APPEND, thread, self._new_epoch(), *self._write(run_id, frames)
-            )
-            position = self._wrote(local, run_id, frames, _Written.of(reply))
-            await self._settle(local)
-        await self._fit()
+        position, _ = await self._append(lua.APPEND, thread, run_id, frames, fence)
         return position
 
     async def follow(
@@ -166,7 +192,7 @@ class RedisThreadLog(ThreadLog):
         local = self._local(thread)
         async with local.loading:
             reply = await self._run(
-                lua.FOLLOW, thread, self._new_epoch(), epoch, seq, "1" if rewind else "0"
+                lua.FOLLOW, thread, self.new_epoch(), epoch, seq, "1" if rewind else "0"
             )
             if reply[0] == b"GAP":
                 _, reason, epoch, first, head = reply
@@ -216,18 +242,93 @@ class RedisThreadLog(ThreadLog):
         folds = sum(thread.fold.size for thread in self._threads.values() if thread.fold)
         return LogSize(len(followed), entries, folds + sum(thread.size for thread in followed))
 
+    # -- for the registry (see `Store`) -------------------------------------------------------
+
+    async def run(self, script: str, thread: str, *arguments: Any) -> Any:
+        """Run a script on the keys of a thread."""
+        return await self._run(script, thread, *arguments)
+
+    async def write(
+        self,
+        script: str,
+        thread: str,
+        run_id: str,
+        frames: Sequence[Frame],
+        *more: Any,
+        fence: int | None = None,
+    ) -> list[Any]:
+        """Run a script that writes frames; what it returns beside what was written."""
+        self._check_open()
+        _, rest = await self._append(script, thread, run_id, frames, fence, *more)
+        return rest
+
+    async def command(self, *arguments: Any) -> Any:
+        """Run a command on keys of no thread."""
+        return await self._server.call(lambda redis: cast("Any", redis).execute_command(*arguments))
+
+    def fold_of(self, thread: str) -> Fold | None:
+        """What this process knows of a thread."""
+        local = self._threads.get(thread)
+        return None if local is None else local.fold
+
+    def new_epoch(self) -> str:
+        """A name for an epoch that begins now."""
+        return new_epoch((self._clock or time.time)())
+
+    async def listen(self, hear: Callable[[Mapping[bytes, bytes]], None]) -> None:
+        """Begin to hear the bell."""
+        await self._reader.listen(hear)
+
+    async def ring(self, **news: str) -> None:
+        """Ring the bell in every process."""
+        await self.command("XADD", self._bell, "MAXLEN", 1000, "*", *chain(*news.items()))
+
+    def let_go(self, thread: str) -> None:
+        """The thread is written elsewhere from now on."""
+        local = self._threads.get(thread)
+        if local is not None and local.writer:
+            local.writer = False
+            if local.followers:
+                self._reader.add(local)
+
     # -- scripts ----------------------------------------------------------------------------
 
     def _keys(self, thread: str) -> list[str]:
-        stem = f"{self._prefix}:{{{crc32(thread.encode()) % _SHARDS}}}:{thread}"
-        return [f"{stem}:{name}" for name in ("meta", "log", "results", "fold")]
+        slot = f"{self._prefix}:{{{crc32(thread.encode()) % _SHARDS}}}"
+        names = ("meta", "log", "results", "fold", "own", "queue")
+        return [*(f"{slot}:{thread}:{name}" for name in names), f"{slot}:leases"]
 
     async def _run(self, script: str, thread: str, *arguments: Any) -> Any:
         now = "" if self._clock is None else int(self._clock() * 1000)
         return await self._server.run(script, self._keys(thread), now, *self._limits, *arguments)
 
-    def _new_epoch(self) -> str:
-        return new_epoch((self._clock or time.time)())
+    async def _append(
+        self,
+        script: str,
+        thread: str,
+        run_id: str,
+        frames: Sequence[Frame],
+        fence: int | None,
+        *more: Any,
+    ) -> tuple[Position, list[Any]]:
+        """Run a script that writes; the position of the last frame, and what else it returns."""
+        local = self._local(thread)
+        arguments = ["" if fence is None else fence, *self._write(run_id, frames), *more]
+        async with local.writing:
+            reply = await self._run(script, thread, self.new_epoch(), *arguments)
+            if reply[0] == b"GONE" and fence is not None:
+                await self._registry.restore(thread, fence)
+                reply = await self._run(script, thread, self.new_epoch(), *arguments)
+            if reply[0] in (b"FENCED", b"GONE"):
+                self.let_go(thread)
+                raise LeaseLost(f"the thread {thread!r} is held by another process")
+            if reply[0] != b"OK" or not frames:
+                return Position("", 0), reply[1:] if reply[0] == b"OK" else reply
+            written = _Written.of(reply[1:9])
+            position = self._wrote(local, run_id, frames, written)
+            await self._settle(local)
+        await self._fit()
+        return position, reply[9:]
 
     def _write(self, run_id: str, frames: Sequence[Frame]) -> list[Any]:
         """The arguments of a write that can be sent again without doing it twice."""
@@ -429,7 +530,7 @@ class _Written:
 
     @classmethod
     def of(cls, reply: Sequence[Any]) -> _Written:
-        _, epoch, *numbers = reply
+        epoch, *numbers = reply
         return cls(_text(epoch), *map(_number, numbers))
 
 
@@ -691,29 +792,45 @@ class _Reader:
     """Reads what others write, for all followed threads of the process.
 
     It reads from explicit positions (`$` is evaluated anew at each call, and skips what came
-    between), and is woken by a key of its own when there is one thread more.
+    between), and is woken by a key of its own when there is one thread more. It also hears the
+    bell that all processes share.
     """
 
-    def __init__(self, server: _Server, wake: str, check: Callable[[_Thread], Any]) -> None:
+    def __init__(
+        self, server: _Server, check: Callable[[_Thread], Any], *, wake: str, bell: str
+    ) -> None:
         self._server = server
-        self._wake = wake
         self._check = check
+        self._wake = wake
+        self._bell = bell
+        self._hear: Callable[[Mapping[bytes, bytes]], None] | None = None
         self._threads: dict[str, _Thread] = {}
         self._task: asyncio.Task[None] | None = None
-        self._woken = "0-0"
+        self._woken = self._heard = "0-0"
         self._reading: set[str] = set()
         self._ringing: asyncio.Task[None] | None = None
         self._closed = False
+
+    async def listen(self, hear: Callable[[Mapping[bytes, bytes]], None]) -> None:
+        """Hear the bell from now on."""
+        last = await self._server.call(lambda redis: redis.xrevrange(self._bell, count=1))
+        self._heard = _text(last[0][0]) if last else "0-0"
+        self._hear = hear
+        self._begin()
 
     def add(self, thread: _Thread) -> None:
         """Read a thread as long as it is followed here and written elsewhere."""
         if self._closed:
             return
         self._threads[thread.stream] = thread
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._read(), name="redis reader")
-        elif thread.is_remote and thread.stream not in self._reading:
+        if not self._begin() and thread.is_remote and thread.stream not in self._reading:
             self._call()
+
+    def _begin(self) -> bool:
+        if self._task is not None and not self._task.done():
+            return False
+        self._task = asyncio.create_task(self._read(), name="redis reader")
+        return True
 
     async def close(self) -> None:
         self._closed = True
@@ -735,6 +852,7 @@ class _Reader:
             await self._server.call(
                 lambda redis: redis.xadd(self._wake, {"w": ""}, maxlen=4, approximate=False), 0
             )
+            await self._server.call(lambda redis: redis.expire(self._wake, _WAKE_KEPT_S), 0)
         except LogFailed as error:  # the reader looks of its own accord before long
             logger.debug("the reader of the log could not be woken: %s", error)
 
@@ -763,18 +881,24 @@ class _Reader:
         self._threads = {
             stream: thread for stream, thread in self._threads.items() if thread.followers
         }
-        return bool(self._threads)
+        return self._hear is not None or bool(self._threads)
 
     async def _read_once(self, redis: Redis) -> None:
         remote = {stream: t for stream, t in self._threads.items() if t.is_remote}
         self._reading, self._ringing = set(remote), None
         streams: Any = {self._wake: self._woken}
+        if self._hear is not None:
+            streams[self._bell] = self._heard
         streams |= {stream: f"{thread.head}-0" for stream, thread in remote.items()}
         reply = await redis.xread(streams, count=_READ_AT_ONCE, block=int(_BLOCK_S * 1000))
         for stream, entries in cast("Any", reply) or ():
             name = _text(stream)
             if name == self._wake:
                 self._woken = _text(entries[-1][0])
+            elif name == self._bell and self._hear is not None:
+                self._heard = _text(entries[-1][0])
+                for _, news in entries:
+                    self._hear(news)
             elif (thread := self._threads.get(name)) is not None:
                 self._show(thread, entries)
 

@@ -12,6 +12,14 @@ are milliseconds, bytes and entry numbers; frames are JSON that no script looks 
 `LOG`     stream  the entries, `<seq>-0`: run, time, frame
 `RESULTS` hash    the terminal entries by number, which outlive the others
 `FOLD`    string  the fold (see `fold`)
+`OWN`     hash    `f` the fence, `o` the process that holds the lease, `lx` when it ends, `rel`
+                  set when it was let go of, `int` set while the thread waits for an answer,
+                  `act` the active run, and of each live run `<r>`: `w:<r>` what it takes to
+                  carry it out, `i:<r>` thread id and graph as JSON, `g:<r>` its graph, `a:<r>`
+                  its attempt, `c:<r>` its crashes, `s:<r>` the run that it supersedes, `x:<r>`
+                  set when it is to stop, `k:<r>` the call that admitted it
+`QUEUE`   list    the runs that wait
+`LEASES`  zset    the threads of the slot that are held, by when their lease ends
 ========  ======  ============================================================================
 
 An entry leaves the sight of readers exactly when it is over the limits, and leaves the stream once
@@ -20,10 +28,28 @@ a fold covers it.
 
 from __future__ import annotations
 
-__all__ = ["APPEND", "CHECK", "DROP", "FOLLOW", "LOOK", "STORE_FOLD", "VIEW"]
+__all__ = [
+    "ADMIT",
+    "APPEND",
+    "CHECK",
+    "CLAIM",
+    "DROP",
+    "FINISH",
+    "FOLLOW",
+    "LIVE",
+    "LOOK",
+    "RELEASE",
+    "RENEW",
+    "RESTORE",
+    "STOP",
+    "STORE_FOLD",
+    "VIEW",
+    "WITHDRAW",
+]
 
 _PRELUDE = """
 local META, LOG, RESULTS, FOLD = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local OWN, QUEUE, LEASES = KEYS[5], KEYS[6], KEYS[7]
 local now = tonumber(ARGV[1])
 if not now then
   local t = redis.call('TIME')
@@ -122,12 +148,22 @@ local function expire()
 end
 
 local function keep()
-  for _, key in ipairs({META, LOG, RESULTS, FOLD}) do redis.call('PEXPIRE', key, KEEP) end
+  for n = 1, 6 do redis.call('PEXPIRE', KEYS[n], KEEP) end
 end
 """
 
 _APPEND = """
--- ARGV of a write: run, token, kind of each frame (d, t: terminal, e: the end), the frames
+-- ARGV of a write: epoch if there is none yet, fence or nothing, run, token, the kind of each frame
+-- (d, t: terminal, e: the end), the frames, and what else the script is given
+local FENCE, RUN, TOKEN, KINDS, MORE = ARGV[7], ARGV[8], ARGV[9], ARGV[10], 10 + #ARGV[10]
+
+local function fenced()
+  if FENCE == '' then return nil end
+  local fence = redis.call('HGET', OWN, 'f')
+  if not fence then return {'GONE'} end
+  if fence ~= FENCE then return {'FENCED'} end
+end
+
 local function write(run, token, kinds, from)
   local key = 'k:' .. run
   local seq, time = (redis.call('HGET', META, key) or ''):match('^' .. token .. ' (%d+) (%d+)$')
@@ -171,16 +207,20 @@ local function write(run, token, kinds, from)
 end
 
 local function written(last) return {'OK', m.e, last[1], last[2], m.s, m.fs, m.b, m.hb, m.fd} end
+
+local function write_all()
+  if KINDS == '' then return {'OK'} end
+  if not load() then create(ARGV[6]) end
+  expire()
+  return written(write(RUN, TOKEN, KINDS, 10))
+end
 """
 
 APPEND = (
     _PRELUDE
     + _APPEND
     + """
--- ARGV: epoch if there is none yet, run, token, kinds, frames…
-if not load() then create(ARGV[6]) end
-expire()
-return written(write(ARGV[7], ARGV[8], ARGV[9], 9))
+return fenced() or write_all()
 """
 )
 
@@ -288,5 +328,246 @@ CHECK = (
 if not load() then return {} end
 if redis.call('PTTL', META) < FINISHED then redis.call('PEXPIRE', META, FINISHED + 60000) end
 return {m.e, m.fs, m.s}
+"""
+)
+
+# --- who runs what ----------------------------------------------------------------------------
+
+_LIVE = """
+local function own(field) return redis.call('HGET', OWN, field) end
+
+local function hold(thread, owner, lease)
+  redis.call('HSET', OWN, 'o', owner, 'lx', text(now + lease))
+  redis.call('HDEL', OWN, 'rel')
+  redis.call('ZADD', LEASES, text(now + lease), thread)
+  keep()
+end
+
+local function activate(run)
+  redis.call('HSET', OWN, 'act', run)
+  redis.call('HINCRBY', OWN, 'a:' .. run, 1)
+end
+
+local function leased(run)
+  return {run, own('w:' .. run) or '', own('i:' .. run) or '', own('f'), own('a:' .. run) or '1',
+    own('c:' .. run) or '0', own('s:' .. run) or '', own('x:' .. run) or ''}
+end
+
+local function over(run)
+  for _, field in ipairs({'w:', 'i:', 'g:', 'a:', 'c:', 's:', 'x:', 'k:'}) do
+    redis.call('HDEL', OWN, field .. run)
+  end
+end
+
+local function place_of(run)
+  for place, other in ipairs(redis.call('LRANGE', QUEUE, 0, -1)) do
+    if other == run then return place end
+  end
+end
+"""
+
+ADMIT = (
+    _PRELUDE
+    + _APPEND
+    + _LIVE
+    + """
+-- ARGV of a write (the end of runs that wait to supersede), then: thread, run, work, thread id and
+-- graph as JSON, graph, how, limit, owner, lease
+local thread, run, work, told, graph, how = unpack(ARGV, MORE + 1, MORE + 6)
+local limit, owner, lease = tonumber(ARGV[MORE + 7]), ARGV[MORE + 8], tonumber(ARGV[MORE + 9])
+local active = own('act')
+if own('w:' .. run) then
+  if active == run then
+    return own('k:' .. run) == TOKEN and {'MINE', leased(run)} or {'LIVE', 0}
+  end
+  return {'LIVE', place_of(run) or 0, own('s:' .. run) or nil}
+end
+if active and how == 'reject' then return {'BUSY'} end
+if active and redis.call('LLEN', QUEUE) >= limit then return {'FULL'} end
+redis.call('HSET', OWN, 'w:' .. run, work, 'i:' .. run, told, 'g:' .. run, graph,
+  'k:' .. run, TOKEN)
+if not active then
+  redis.call('HINCRBY', OWN, 'f', 1)
+  activate(run)
+  hold(thread, owner, lease)
+  return {'MINE', leased(run)}
+end
+if how == 'enqueue' then
+  redis.call('RPUSH', QUEUE, run)
+  keep()
+  return {'LIVE', redis.call('LLEN', QUEUE)}
+end
+for _, other in ipairs(redis.call('LRANGE', QUEUE, 0, -1)) do
+  if own('s:' .. other) then
+    redis.call('LREM', QUEUE, 1, other)
+    over(other)
+    if not load() then create(ARGV[6]) end
+    write(other:match('[^/]*$'), TOKEN, KINDS, 10)
+  end
+end
+redis.call('LPUSH', QUEUE, run)
+redis.call('HSET', OWN, 's:' .. run, active, 'x:' .. active, '1')
+keep()
+return {'LIVE', 1, active}
+"""
+)
+
+FINISH = (
+    _PRELUDE
+    + _APPEND
+    + _LIVE
+    + """
+-- ARGV of a write, then: thread, run, interrupted ('1', '0', or as before), owner, lease
+local thread, run, interrupted, owner = unpack(ARGV, MORE + 1, MORE + 4)
+local lease = tonumber(ARGV[MORE + 5])
+if own('fin') ~= TOKEN then
+  local no = fenced()
+  if no then return no end
+  if own('act') ~= run then return {'FENCED'} end
+end
+local reply = write_all()
+if own('fin') ~= TOKEN then
+  redis.call('HSET', OWN, 'fin', TOKEN)
+  over(run)
+  if interrupted == '1' then redis.call('HSET', OWN, 'int', '1') end
+  if interrupted == '0' then redis.call('HDEL', OWN, 'int') end
+  local following = redis.call('LINDEX', QUEUE, 0)
+  if following and (not own('int') or own('s:' .. following)) then
+    redis.call('LPOP', QUEUE)
+    activate(following)
+    hold(thread, owner, lease)
+  else
+    redis.call('HDEL', OWN, 'act', 'o', 'lx', 'rel')
+    redis.call('ZREM', LEASES, thread)
+    redis.call('HINCRBY', OWN, 'f', 1)
+  end
+end
+local active = own('act')
+if active and own('o') == owner then reply[#reply + 1] = leased(active) end
+return reply
+"""
+)
+
+WITHDRAW = (
+    _PRELUDE
+    + _APPEND
+    + _LIVE
+    + """
+-- ARGV of a write, then: run
+local run = ARGV[MORE + 1]
+if redis.call('LREM', QUEUE, 1, run) == 1 then
+  redis.call('HSET', OWN, 'wd', TOKEN)
+  over(run)
+elseif own('wd') ~= TOKEN then
+  return {'NO'}
+end
+return write_all()
+"""
+)
+
+RENEW = (
+    _PRELUDE
+    + _LIVE
+    + """
+-- ARGV: thread, owner, fence, lease -> whether the active run is to stop
+local fence = own('f')
+if not fence then return {'GONE'} end
+if fence ~= ARGV[8] or own('o') ~= ARGV[7] then return {'FENCED'} end
+hold(ARGV[6], ARGV[7], tonumber(ARGV[9]))
+return {'OK', own('x:' .. (own('act') or '')) or ''}
+"""
+)
+
+RELEASE = (
+    _PRELUDE
+    + _LIVE
+    + """
+-- ARGV: thread, fence
+if own('f') ~= ARGV[7] or not own('act') then return 0 end
+redis.call('HINCRBY', OWN, 'f', 1)
+redis.call('HSET', OWN, 'o', '', 'lx', '0', 'rel', '1')
+redis.call('ZADD', LEASES, 0, ARGV[6])
+return 1
+"""
+)
+
+CLAIM = (
+    _PRELUDE
+    + _LIVE
+    + """
+-- ARGV: thread, owner, lease, call, pauses after a crash…; then the graphs that are served
+local thread, owner, lease, call = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local active = own('act')
+if not active then redis.call('ZREM', LEASES, thread); return {'NONE'} end
+if own('k:' .. active) == call then return {'MINE', leased(active)} end
+local ends, pauses = tonumber(own('lx') or '0'), cjson.decode(ARGV[10])
+if ends > now then return {'HELD'} end
+local crashes = tonumber(own('c:' .. active) or '0')
+if not own('rel') then
+  crashes = crashes + 1
+  if ends + (pauses[crashes] or pauses[#pauses]) > now then return {'HELD'} end
+end
+local served = false
+for n = 11, #ARGV do served = served or ARGV[n] == own('g:' .. active) end
+if not served then return {'HELD'} end
+redis.call('HINCRBY', OWN, 'f', 1)
+redis.call('HSET', OWN, 'c:' .. active, crashes, 'k:' .. active, call)
+activate(active)
+hold(thread, owner, lease)
+return {'MINE', leased(active)}
+"""
+)
+
+STOP = (
+    _PRELUDE
+    + _LIVE
+    + """
+-- ARGV: run
+if own('act') ~= ARGV[6] then return 0 end
+redis.call('HSET', OWN, 'x:' .. ARGV[6], '1')
+return 1
+"""
+)
+
+LIVE = (
+    _PRELUDE
+    + _LIVE
+    + """
+-- the live runs, the active one (or nothing) first: run, thread id and graph, attempt
+local found = {}
+local active = own('act')
+found[1] = active and {active, own('i:' .. active) or '', own('a:' .. active) or '1'} or {}
+for _, run in ipairs(redis.call('LRANGE', QUEUE, 0, -1)) do
+  found[#found + 1] = {run, own('i:' .. run) or '', '0'}
+end
+return found
+"""
+)
+
+RESTORE = (
+    _PRELUDE
+    + _LIVE
+    + """
+-- ARGV: thread, owner, fence, lease, run, work, thread id and graph as JSON, graph, attempt,
+-- crashes, supersedes, epoch, fold (it stands for entry 1), what is known of the runs
+local run = ARGV[10]
+if own('f') then return own('f') == ARGV[8] and own('o') == ARGV[7] and 1 or 0 end
+redis.call('HSET', OWN, 'f', ARGV[8], 'act', run, 'w:' .. run, ARGV[11], 'i:' .. run, ARGV[12],
+  'g:' .. run, ARGV[13], 'a:' .. run, ARGV[14], 'c:' .. run, ARGV[15])
+if ARGV[16] ~= '' then redis.call('HSET', OWN, 's:' .. run, ARGV[16]) end
+if not load() and ARGV[18] ~= '' then
+  create(ARGV[17])
+  redis.call('HSET', META, 's', '1', 'fs', '2', 'fd', '1')
+  redis.call('SET', FOLD, ARGV[18])
+  m.s = 1
+  local list = {}
+  for _, known in ipairs(cjson.decode(ARGV[19])) do
+    local e = known[2] and 1 or 0
+    list[#list + 1] = {i = known[1], a = 2 - e, e = e, at = now, d = e, t = {}}
+  end
+  save_runs(list)
+end
+hold(ARGV[6], ARGV[7], tonumber(ARGV[9]))
+return 1
 """
 )

@@ -1,0 +1,477 @@
+"""The registry of runs in Redis: any process admits, cancels and finds the runs of all.
+
+A lease lasts by the clock of Redis. Its holder renews it, and stops believing in it some time
+before it ends, by a clock that goes on while the process stands still. What concerns a run is
+written down first (so that nothing is lost with a message), and then a bell is rung.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+from zlib import crc32
+
+from langgraph_ws.codec import dumps, loads
+from langgraph_ws.errors import LeaseLost, LogFailed
+from langgraph_ws.frames import Frame, RunFinished
+from langgraph_ws.log import scripts as lua
+from langgraph_ws.log.fold import Fold
+from langgraph_ws.log.registry import (
+    Admission,
+    Admitted,
+    Keeper,
+    Lease,
+    Registry,
+    Standing,
+    Ticket,
+    Where,
+)
+
+__all__ = ["RedisRegistry"]
+
+logger = logging.getLogger(__name__)
+
+_BELIEF = 0.8
+"""The part of a lease that its holder believes in."""
+_TICKS = 5
+"""How often, while a lease lasts, it is renewed and looked for those that have ended."""
+_PAUSES_S = (0.0, 5.0, 30.0)
+"""How long a run stays alone after its first, second and every later crash."""
+_CLOSE_S = 2.0
+_AT_ONCE = 8
+"""Leases that are renewed, or claimed, at the same time."""
+
+
+def _now() -> float:
+    """Seconds by a clock that goes on while the process, or the machine, stands still."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Store(Protocol):
+    """What the registry uses of the log in Redis."""
+
+    async def run(self, script: str, thread: str, *arguments: Any) -> Any:
+        """Run a script on the keys of a thread."""
+        ...
+
+    async def write(
+        self,
+        script: str,
+        thread: str,
+        run_id: str,
+        frames: Sequence[Frame],
+        *more: Any,
+        fence: int | None = None,
+    ) -> list[Any]:
+        """Run a script that writes frames; what it returns beside what was written."""
+        ...
+
+    async def command(self, *arguments: Any) -> Any:
+        """Run a command on keys of no thread."""
+        ...
+
+    def fold_of(self, thread: str) -> Fold | None:
+        """What this process knows of a thread."""
+        ...
+
+    def new_epoch(self) -> str:
+        """A name for an epoch that begins now."""
+        ...
+
+    async def listen(self, hear: Callable[[Mapping[bytes, bytes]], None]) -> None:
+        """Begin to hear the bell."""
+        ...
+
+    async def ring(self, **news: str) -> None:
+        """Ring the bell in every process."""
+        ...
+
+    def let_go(self, thread: str) -> None:
+        """The thread is written elsewhere from now on."""
+        ...
+
+
+class RedisRegistry(Registry):
+    """The runs of all processes that share a log in Redis.
+
+    Args:
+        store: The log.
+        prefix: What every key begins with.
+        shards: How many hash slots the threads are spread over.
+        owner: The name of this process.
+        lease: Seconds that a lease lasts.
+        keep_s: Seconds that it is known where a run is to be found.
+    """
+
+    is_shared = True
+
+    def __init__(
+        self, store: Store, *, prefix: str, shards: int, owner: str, lease: float, keep_s: float
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._shards = shards
+        self._owner = owner
+        self._lease_s = lease
+        self._lease_ms = int(lease * 1000)
+        self._keep_ms = int(keep_s * 1000)
+        self._held: dict[str, Lease] = {}
+        self._claims = 0
+        self._keeper: Keeper | None = None
+        self._bell = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def start(self, keeper: Keeper) -> None:
+        """Begin to renew what is held, and to take over what nobody holds."""
+        self._keeper = keeper
+        await self._store.listen(self._hear)
+        self._task = asyncio.create_task(self._tend(), name="redis registry")
+
+    async def close(self) -> None:
+        """Let go of every lease."""
+        self._closed = True
+        self._bell.set()
+        if self._task is not None:
+            # A command that is cancelled costs its connection, and redis-py 8.1 swallows a
+            # cancellation while it connects: it gets the time to end.
+            _, pending = await asyncio.wait({self._task}, timeout=_CLOSE_S)
+            if pending:
+                self._task.cancel()
+                await asyncio.wait({self._task})
+            self._task = None
+        for lease in list(self._held.values()):
+            with contextlib.suppress(LogFailed):
+                await self.release(lease)
+
+    async def admit(self, ticket: Ticket, how: Admission, limit: int) -> Admitted:
+        """Make a run live: the active one of its thread if there is none, or one that waits."""
+        where = dumps([ticket.thread, ticket.thread_id])
+        key = self._where(ticket.run)
+        is_new = await self._store.command("SET", key, where, "NX", "PX", self._keep_ms)
+        if not is_new:
+            known = await self.where(ticket.run)
+            if known is not None and known.thread != ticket.thread:
+                return Admitted(conflict=True)
+        began = _now()
+        reply = await self._store.write(
+            lua.ADMIT,
+            ticket.thread,
+            ticket.run_id,
+            [RunFinished(status="cancelled")],
+            *(ticket.thread, ticket.run, self._encode(ticket)),
+            *(dumps([ticket.thread_id, ticket.graph]), ticket.graph, how, limit),
+            *(self._owner, self._lease_ms),
+        )
+        outcome, *rest = reply
+        if outcome == b"MINE":
+            return Admitted(lease=self._hold(rest[0], ticket.thread, began, ticket))
+        if outcome == b"LIVE":
+            place, *superseded = rest
+            for active in superseded:
+                await self._tell_stop(_text(active))
+            return Admitted(standing=Standing(ticket=ticket, place=_int(place) or None))
+        if is_new:
+            await self._store.command("DEL", key)
+        return Admitted(busy=True, full=outcome == b"FULL")
+
+    async def finish(
+        self, lease: Lease, frames: Sequence[Frame], *, interrupted: bool | None
+    ) -> Lease | None:
+        """End the active run of a thread, and let the next one be active."""
+        ticket = lease.ticket
+        state = "" if interrupted is None else str(int(interrupted))
+        began = _now()
+        more = await self._store.write(
+            *(lua.FINISH, ticket.thread, ticket.run_id, frames),
+            *(ticket.thread, ticket.run, state, self._owner, self._lease_ms),
+            fence=lease.fence,
+        )
+        self._forget(lease)
+        if not frames:
+            await self._store.command("DEL", self._where(ticket.run))
+        return self._hold(more[0], ticket.thread, began) if more else None
+
+    async def release(self, lease: Lease) -> Lease | None:
+        """Let go of a run that is not at its end: somebody else is to go on with it at once."""
+        thread = lease.ticket.thread
+        if self._forget(lease):
+            await self._store.run(lua.RELEASE, thread, thread, lease.fence)
+            await self._store.ring(claim="1")
+        return None
+
+    async def withdraw(self, standing: Standing, frames: Sequence[Frame]) -> bool:
+        """End a run that waits: log its last frames; False: it waits no more."""
+        ticket = standing.ticket
+        reply = await self._store.write(
+            lua.WITHDRAW, ticket.thread, ticket.run_id, frames, ticket.run
+        )
+        return reply != [b"NO"]
+
+    async def stop(self, standing: Standing) -> None:
+        """Have the active run of a thread cancelled, whoever carries it."""
+        ticket = standing.ticket
+        if _int(await self._store.run(lua.STOP, ticket.thread, ticket.run)):
+            await self._tell_stop(ticket.run)
+
+    async def live(self, thread: str) -> tuple[Standing, ...]:
+        """The live runs of a thread: the active one, then those that wait, in order."""
+        found = await self._store.run(lua.LIVE, thread)
+        return tuple(
+            Standing(ticket=_ticket(run, told, thread), place=place or None, attempt=_int(attempt))
+            for place, (run, told, attempt) in (
+                (place, item) for place, item in enumerate(found) if item
+            )
+        )
+
+    async def where(self, run: str) -> Where | None:
+        """Where a run is to be found that is live, or ended not too long ago."""
+        found = await self._store.command("GET", self._where(run))
+        if found is None:
+            return None
+        try:
+            thread, thread_id = loads(found)
+        except ValueError as error:
+            raise LogFailed(f"where {run!r} is, as Redis has it, is corrupt") from error
+        return Where(str(thread), str(thread_id))
+
+    async def orphans(self) -> tuple[Standing, ...]:
+        """None: other processes go on."""
+        return ()
+
+    async def restore(self, thread: str, fence: int) -> None:
+        """Tell a Redis that was wiped what this process carries, and knows of the thread.
+
+        Raises:
+            LeaseLost: The thread is not held here.
+        """
+        lease = self._held.get(thread)
+        if lease is None or lease.fence != fence or not lease.is_held:
+            raise LeaseLost(f"the thread {thread!r} is not held any more")
+        ticket = lease.ticket
+        logger.error("Redis has lost the thread %r; it is written down again", thread)
+        fold = self._store.fold_of(thread)
+        runs: list[tuple[str, bool]] = []
+        if fold is not None:
+            runs = [(run.run_id, run.status is not None) for run in fold.view.runs.values()]
+        began = _now()
+        mine = await self._store.run(
+            lua.RESTORE,
+            *(thread, thread, self._owner, fence, self._lease_ms),
+            *(ticket.run, self._encode(ticket), dumps([ticket.thread_id, ticket.graph])),
+            *(ticket.graph, lease.attempt, lease.crashes, lease.supersedes or ""),
+            *(self._store.new_epoch(), "" if fold is None else fold.dump(1)),
+            dumps(runs),
+        )
+        if not _int(mine):
+            self._lose(lease)
+            raise LeaseLost(f"the thread {thread!r} is not held any more")
+        where = dumps([thread, ticket.thread_id])
+        await self._store.command("SET", self._where(ticket.run), where, "PX", self._keep_ms)
+        self._renewed(lease, began)
+
+    # -- leases -----------------------------------------------------------------------------
+
+    def _hold(
+        self, leased: Sequence[Any], thread: str, began: float, ticket: Ticket | None = None
+    ) -> Lease:
+        run, work, told, fence, attempt, crashes, supersedes, stop = leased
+        if ticket is None:
+            ticket = _ticket(run, told, thread)
+            ticket = Ticket(
+                run=ticket.run,
+                thread=thread,
+                thread_id=ticket.thread_id,
+                graph=ticket.graph,
+                work=self._decode(work, ticket.run),
+            )
+        lease = Lease(
+            ticket=ticket,
+            fence=_int(fence),
+            attempt=_int(attempt),
+            crashes=_int(crashes),
+            supersedes=_text(supersedes) or None,
+            stop=bool(stop),
+            clock=_now,
+        )
+        self._renewed(lease, began)
+        self._held[thread] = lease
+        return lease
+
+    def _renewed(self, lease: Lease, began: float) -> None:
+        lease.deadline = began + self._lease_s * _BELIEF
+
+    def _forget(self, lease: Lease) -> bool:
+        """Hold it no longer; whether it was held."""
+        if self._held.get(lease.ticket.thread) is not lease:
+            return False
+        del self._held[lease.ticket.thread]
+        return True
+
+    def _lose(self, lease: Lease) -> None:
+        lease.deadline = float("-inf")
+        if self._forget(lease):
+            logger.warning("run %s is not held any more", lease.ticket.run_id)
+            self._store.let_go(lease.ticket.thread)
+            if self._keeper is not None:
+                self._keeper.lose(lease.ticket.run)
+
+    async def _tend(self) -> None:
+        """Renew what is held, and take over what nobody holds, again and again."""
+        tick = self._lease_s / _TICKS
+        while not self._closed:
+            try:
+                await self._renew_all()
+                await self._claim_all()
+            except LogFailed as error:
+                logger.warning("leases cannot be looked after: %s", error)
+            except Exception:
+                logger.exception("leases cannot be looked after")
+            self._lose_what_ended()
+            if self._closed:
+                return
+            with contextlib.suppress(TimeoutError):
+                # Jitter, so that processes do not all look at the same time.
+                async with asyncio.timeout(tick * random.uniform(0.8, 1.1)):  # noqa: S311
+                    await self._bell.wait()
+            self._bell.clear()
+
+    async def _renew_all(self) -> None:
+        await _some_at_once(self._renew(lease) for lease in list(self._held.values()))
+
+    async def _renew(self, lease: Lease) -> None:
+        thread = lease.ticket.thread
+        began = _now()
+        reply = await self._store.run(
+            lua.RENEW, thread, thread, self._owner, lease.fence, self._lease_ms
+        )
+        if self._held.get(thread) is not lease:
+            return
+        if reply[0] == b"GONE":
+            with contextlib.suppress(LeaseLost):
+                await self.restore(thread, lease.fence)
+        elif reply[0] == b"OK":
+            self._renewed(lease, began)
+            if reply[1]:
+                self._stop(lease.ticket.run)
+        else:
+            self._lose(lease)
+
+    def _lose_what_ended(self) -> None:
+        for lease in list(self._held.values()):
+            if not lease.is_held:
+                self._lose(lease)
+
+    async def _claim_all(self) -> None:
+        """Take over the runs whose lease has ended."""
+        now = await self._store.command("TIME")
+        now_ms = _int(now[0]) * 1000 + _int(now[1]) // 1000
+        threads: list[str] = []
+        for shard in range(self._shards):
+            key = f"{self._prefix}:{{{shard}}}:leases"
+            found = await self._store.command(
+                "ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, _AT_ONCE
+            )
+            threads += map(_text, found)
+        random.shuffle(threads)
+        await _some_at_once(map(self._claim, threads))
+
+    async def _claim(self, thread: str) -> None:
+        if thread in self._held or self._keeper is None:
+            return
+        self._claims += 1
+        began = _now()
+        reply = await self._store.run(
+            lua.CLAIM,
+            *(thread, thread, self._owner, self._lease_ms, f"{self._owner}:{self._claims}"),
+            dumps([int(pause * 1000) for pause in _PAUSES_S]),
+            *self._keeper.graph_names(),
+        )
+        if reply[0] != b"MINE":
+            return
+        lease = self._hold(reply[1], thread, began)
+        logger.warning("run %s is taken over (attempt %d)", lease.ticket.run_id, lease.attempt)
+        self._keeper.take(lease)
+
+    # -- the bell ---------------------------------------------------------------------------
+
+    def _hear(self, news: Mapping[bytes, bytes]) -> None:
+        if (run := news.get(b"stop")) is not None:
+            self._stop(_text(run))
+        else:
+            self._bell.set()
+
+    async def _tell_stop(self, run: str) -> None:
+        if not self._stop(run):
+            await self._store.ring(stop=run)
+
+    def _stop(self, run: str) -> bool:
+        """Cancel a run if it is carried here."""
+        for lease in self._held.values():
+            if lease.ticket.run == run:
+                lease.stop = True
+                if self._keeper is not None:
+                    self._keeper.stop(run)
+                return True
+        return False
+
+    # -- keys and data ----------------------------------------------------------------------
+
+    def _where(self, run: str) -> str:
+        return f"{self._prefix}:{{{crc32(run.encode()) % self._shards}}}:run:{run}"
+
+    def _encode(self, ticket: Ticket) -> bytes:
+        assert self._keeper is not None
+        return self._keeper.encode(ticket.work)
+
+    def _decode(self, work: bytes, run: str) -> Any:
+        assert self._keeper is not None
+        try:
+            return self._keeper.decode(work)
+        except ValueError as error:
+            raise LogFailed(f"run {run!r} in Redis is corrupt: {error}") from error
+
+
+async def _some_at_once(works: Iterable[Awaitable[None]]) -> None:
+    """Do all of them, a few at a time; the first error is raised when all are done."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(work: Awaitable[None]) -> None:
+        async with gate:
+            await work
+
+    results = await asyncio.gather(*map(one, works), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _ticket(run: Any, told: Any, thread: str) -> Ticket:
+    """A run as Redis holds it, without what it takes to carry it out.
+
+    Raises:
+        LogFailed: It is none.
+    """
+    try:
+        thread_id, graph = loads(told)
+    except (ValueError, TypeError) as error:
+        raise LogFailed(f"run {run!r} in Redis is corrupt: {error}") from error
+    return Ticket(
+        run=_text(run), thread=thread, thread_id=str(thread_id), graph=str(graph), work=None
+    )
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _int(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise LogFailed(f"expected a number from Redis, got {value!r}") from None
