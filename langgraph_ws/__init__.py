@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from langgraph_ws.aiohttp import ATTACHMENTS, Attachment, attach_websocket
 from langgraph_ws.commands import Identity
+from langgraph_ws.current import CurrentRun, current_run
 from langgraph_ws.errors import ConfigurationError, GapError, LangGraphWSError, RequestError
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, Retention
@@ -24,6 +25,7 @@ __all__ = [
     "CancelledRun",
     "ChatMapper",
     "ConfigurationError",
+    "CurrentRun",
     "GapError",
     "Identity",
     "LangGraphWSError",
@@ -34,6 +36,7 @@ __all__ = [
     "RequestError",
     "Retention",
     "attach_websocket",
+    "current_run",
     "on",
     "stream_frames",
 ]

@@ -59,6 +59,7 @@ ErrorCode = Literal[
     "recursion_limit",
     "log_failed",
     "drained",
+    "lost",
     # ours
     "internal_error",
 ]

@@ -182,9 +182,17 @@ def context_of(graph: Graph, values: Mapping[str, Any]) -> dict[str, Any] | None
     return {name: values[name] for name in names if name in values}
 
 
-async def read_state(graph: Graph, config: RunnableConfig) -> StateSnapshot | None:
-    """The state of a thread; None when there is none, or nothing to read it from."""
+async def read_state(
+    graph: Graph, config: RunnableConfig, *, subgraphs: bool = False
+) -> StateSnapshot | None:
+    """The state of a thread; None when there is none, or nothing to read it from.
+
+    Args:
+        graph: The graph.
+        config: The config of the thread.
+        subgraphs: Whether tasks have the states of their subgraphs with them.
+    """
     if not graph_options(graph).checkpointer:
         return None
-    state = cast("StateSnapshot", await graph.aget_state(config))
+    state = cast("StateSnapshot", await graph.aget_state(config, subgraphs=subgraphs))
     return state if state.created_at is not None or state.metadata else None

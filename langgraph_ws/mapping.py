@@ -37,6 +37,7 @@ from langgraph_ws.frames import (
     Role,
     RunResult,
     RunStarted,
+    Source,
     Sources,
     StateSnapshot,
     StateUpdated,
@@ -282,6 +283,15 @@ class Mapper:
         del run
         return ()
 
+    def resume(self, said: Sequence[MessageFinished], sources: Sequence[Source]) -> None:
+        """Take note, after `start`, of what earlier attempts at the run have told of it.
+
+        Args:
+            said: The messages that they finished, and that hold.
+            sources: The sources that they found.
+        """
+        del said, sources
+
     def map(self, part: Part) -> Iterable[Frame]:
         """The frames that a part of the stream makes."""
         name = part.get("type") or part["event"]
@@ -460,6 +470,17 @@ class ChatMapper(Mapper):
         saved = part.get("type") == "checkpoints" and tuple(part["ns"]) == self._held.namespace
         before, after = ([], self._release()) if saved else (self._release(), [])
         return [*before, *super().map(part), *after]
+
+    def resume(self, said: Sequence[MessageFinished], sources: Sequence[Source]) -> None:
+        """Go on where earlier attempts at the run have ended."""
+        self._sources.add(sources)
+        for message in said:
+            self._ended |= {message.message_id, message.streamed_id or message.message_id}
+            if message.usage is not None:
+                self._usage = add_usage(self._usage, cast("UsageMetadata", message.usage))
+            text = "".join(block.get("text", "") for block in message.content)
+            if message.role == "assistant" and message.status == "finished" and text:
+                self._result = RunResult(text=text, message_id=message.message_id)
 
     # Messages. A complete one is held until the graph has said under which id it keeps it.
 

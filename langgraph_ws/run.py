@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
@@ -21,8 +21,11 @@ from pydantic import BaseModel
 
 from langgraph_ws.codec import dumps, plain
 from langgraph_ws.commands import Identity, MultitaskStrategy, StartRun
-from langgraph_ws.errors import LeaseLost, RequestError
+from langgraph_ws.current import ATTEMPT_KEY, RUN_KEY
+from langgraph_ws.errors import LeaseLost, LogFailed, RequestError
+from langgraph_ws.fencing import fenced
 from langgraph_ws.frames import (
+    AttemptStarted,
     BlockDelta,
     Custom,
     Frame,
@@ -37,14 +40,15 @@ from langgraph_ws.frames import (
 )
 from langgraph_ws.graphs import Graph
 from langgraph_ws.limits import Limits
-from langgraph_ws.log import ThreadLog
+from langgraph_ws.log import Position, ThreadLog
 from langgraph_ws.log.registry import Lease, Registry
 from langgraph_ws.mapping import Mapper
 from langgraph_ws.metrics import Metrics, RunLabels
 from langgraph_ws.sink import Sink
-from langgraph_ws.streaming import Execution, graph_options
+from langgraph_ws.streaming import Execution, Resumption, graph_options
+from langgraph_ws.takeover import Story, can_be_taken_over, closing, take_over
 from langgraph_ws.turns import prepare, run_config
-from langgraph_ws.view import ThreadView
+from langgraph_ws.view import RunView, ThreadView
 
 __all__ = [
     "CancelledRun",
@@ -61,6 +65,10 @@ __all__ = [
 logger = logging.getLogger("langgraph_ws")
 
 Durability = Literal["sync", "async", "exit"]
+_CRASHES = 3
+"""Processes that may disappear under a run, before it is given up."""
+_LOST = "The run was lost with the server that carried it."
+_READ_AT_ONCE = 1_000
 _ON_CANCEL_S = 10.0
 """How long `on_cancel` may take."""
 _WORDS = (BlockDelta, Custom, Interrupted, ToolStarted)
@@ -150,6 +158,11 @@ class Run:
     _worker: asyncio.Task[None] | None = None
 
     @property
+    def attempt(self) -> int:
+        """How often it was begun, this time included."""
+        return 1 if self.lease is None else self.lease.attempt
+
+    @property
     def name(self) -> str:
         """Its name among all runs."""
         return run_name(self.identity, self.run_id)
@@ -178,34 +191,42 @@ class Run:
             self._execution.drain()
 
     async def carry(self, graph: Graph) -> None:
-        """Carry it from its first frame to its last.
+        """Carry it from its first frame, or from where another process has left it, to its last.
 
         Raises:
             RequestError: The request cannot be carried out; nothing was logged.
             Exception: The log could not be written.
         """
+        assert self.lease is not None
+        can_go_on = self.settings.registry.is_shared and can_be_taken_over(graph)
+        if can_go_on:
+            graph = fenced(graph, self.lease)
         config, context = self._config(graph)
         _, view = await self.settings.log.view(self.key)
-        rolled_back = await self._roll_back(graph, config, view)
-        turn = await prepare(graph, self.request, config, view.interrupts)
-        started = RunStarted(
-            thread_id=self.thread_id,
-            run_id=self.run_id,
-            graph=self.graph,
-            checkpoint_id=turn.base,
-            messages=turn.messages,
-        )
-        sink = await self._begin([started, *rolled_back, *turn.frames])
+        run = view.runs.get(self.run_id)
+        if (end := self._end_of(run, can_go_on=can_go_on)) is not None:
+            await self._finish(end, status=None if run is None else run.status)
+            return
+        if run is None or run.started is None:
+            start = await self._start(graph, config, view)
+        else:
+            start = await self._resume(graph, config, run, view)
+        sink = await self._begin(start.frames)
+        if start.end is not None:
+            await sink.close()
+            await self._finish(start.end)
+            return
         execution = self._execution = Execution(
             graph,
-            turn.input,
+            start.input,
             config,
-            run=started,
+            run=start.started,
             mapper=self.settings.mapper(),
             context=context,
-            durability=self.settings.durability,
+            durability=self.settings.durability or ("sync" if can_go_on else None),
             expose_output=self.settings.expose_output,
             debug=self.settings.debug,
+            resumption=start.resumption,
         )
         labels = RunLabels(graph=self.graph, run_id=self.run_id, thread_id=self.thread_id)
         metrics, began = self.settings.metrics, time.monotonic()
@@ -213,9 +234,102 @@ class Run:
         with metrics.run_span(labels, self.request.trace):
             try:
                 error = await self._work(execution, sink, labels)
-                await self._close(execution, sink, error, graph, config)
+                await self._close(execution, sink, error, graph, config, can_go_on=can_go_on)
             finally:
                 metrics.run_finished(labels, self.status or "lost", time.monotonic() - began)
+
+    async def _start(self, graph: Graph, config: RunnableConfig, view: ThreadView) -> _Start:
+        """Begin from the request."""
+        rolled_back = await self._roll_back(graph, config, view)
+        turn = await prepare(graph, self.request, config, view.interrupts)
+        started = RunStarted(
+            thread_id=self.thread_id,
+            run_id=self.run_id,
+            graph=self.graph,
+            attempt=self.attempt,
+            checkpoint_id=turn.base,
+            messages=turn.messages,
+        )
+        return _Start(
+            started=started, input=turn.input, frames=(started, *rolled_back, *turn.frames)
+        )
+
+    async def _resume(
+        self, graph: Graph, config: RunnableConfig, run: RunView, view: ThreadView
+    ) -> _Start:
+        """Begin from what another process has left."""
+        assert run.started is not None
+        base = config.get("configurable", {}).pop("checkpoint_id", None)
+        position, story = await self._story()
+        resumes = self.request.kind != "input"
+        found = await take_over(graph, config, run, story, resumes=resumes)
+        value: Any = None
+        how = found.how
+        if how == "restart":
+            if run.started.checkpoint_id is not None and not resumes:
+                base = run.started.checkpoint_id
+            if base is not None:
+                config.setdefault("configurable", {})["checkpoint_id"] = base
+            pending = {frame.interrupt_id for frame in found.frames}
+            if resumes and self.request.kind == "answer" and not self._still(pending):
+                how = "continue"
+            else:
+                value = (await prepare(graph, self._again(pending), config, ())).input
+        attempt = AttemptStarted(
+            attempt=self.attempt, rerun_task_ids=found.rerun, rollback_to=position
+        )
+        started = replace(run.started, attempt=self.attempt)
+        end: list[Frame] | None = None
+        if how == "interrupted":
+            missing = [f for f in found.frames if f.interrupt_id not in view.interrupts]
+            end = [*missing, RunFinished(status="interrupted")]
+        return _Start(
+            started=started, input=value, frames=(attempt,), end=end, resumption=found.resumption
+        )
+
+    def _still(self, pending: Collection[str]) -> Mapping[str, Any]:
+        """Those of the answers that are still waited for."""
+        if self.request.answers is None:
+            return {next(iter(pending)): self.request.answer} if len(pending) == 1 else {}
+        return {name: value for name, value in self.request.answers.items() if name in pending}
+
+    def _again(self, pending: Collection[str]) -> StartRun:
+        """The request, without the answers that have arrived."""
+        if self.request.kind != "answer":
+            return self.request
+        return replace(self.request, answers=self._still(pending))
+
+    async def _story(self) -> tuple[int, Story]:
+        """After which entry the run began, and what the log tells of it."""
+        log = self.settings.log
+        start = await log.start_of(self.key, self.run_id)
+        if start is None:
+            bounds = await log.bounds(self.key)
+            start = Position(bounds.epoch, bounds.first - 1)
+        follower = await log.follow(self.key, start, _nothing)
+        try:
+            story = Story()
+            while entries := follower.read(_READ_AT_ONCE):
+                for entry in entries:
+                    if entry.run_id == self.run_id:
+                        story.note(entry.frame)
+        finally:
+            follower.close()
+        return start.seq + 1, story
+
+    def _end_of(self, run: RunView | None, *, can_go_on: bool) -> list[Frame] | None:
+        """The last frames of a run that another process has left; None: it can go on."""
+        assert self.lease is not None
+        if run is None or run.started is None:
+            can_go_on, run = True, RunView(self.run_id)
+        elif run.status is not None:
+            return []
+        elif self.stop == "cancelled":
+            return [*closing(run, "cancelled"), RunFinished(status="cancelled")]
+        if can_go_on and self.lease.crashes < _CRASHES:
+            return None
+        failed = RunFailed(code="lost", message=_LOST, retryable=can_go_on)
+        return [*closing(run, "failed"), failed, RunFinished(status="lost")]
 
     async def break_off(self, error: RequestError) -> None:
         """End it because it could not be carried out: in the log when somebody may follow it."""
@@ -301,10 +415,15 @@ class Run:
         error: BaseException | None,
         graph: Graph,
         config: RunnableConfig,
+        *,
+        can_go_on: bool,
     ) -> None:
-        """Say how it ended; what the graph still says after that is dropped."""
+        """Say how it ended, unless somebody else goes on; what comes after that is dropped."""
         await sink.close()
-        if self.stop == "lost":
+        if isinstance(error, LeaseLost):
+            self.stop = "lost"
+        is_let_go = self.stop == "drained" or isinstance(error, GraphDrained | LogFailed)
+        if self.stop == "lost" or (can_go_on and is_let_go):
             return
         if isinstance(error, asyncio.CancelledError) and self.stop == "drained":
             error = GraphDrained()  # in mid-step, because it did not come to the step's end in time
@@ -339,11 +458,12 @@ class Run:
     def _config(self, graph: Graph) -> tuple[RunnableConfig, dict[str, Any] | None]:
         options = self.request.options
         values = {name: options[name] for name in self.settings.allowed_options if name in options}
+        told = {RUN_KEY: self.run_id, ATTEMPT_KEY: self.attempt}
         return run_config(
             self.settings.config,
             graph,
             self.graph,
-            {**values, **self.identity.config},
+            {**values, **self.identity.config, **told},
             thread=self.key,
             checkpoint=self.request.checkpoint_id,
         )
@@ -371,10 +491,16 @@ class Run:
                 await graph.checkpointer.adelete_thread(self.key)
         return (RolledBack(run_id=run_id),)
 
-    async def _finish(self, frames: Sequence[Frame]) -> None:
-        """Write the last frames (none: it was refused), and let the next run begin."""
+    async def _finish(self, frames: Sequence[Frame], *, status: RunStatus | None = None) -> None:
+        """Write the last frames, and let the next run begin.
+
+        Args:
+            frames: The frames; none: it was refused, or (`status`) they are in the log.
+            status: How it ended, if it has ended.
+        """
         assert self.lease is not None
-        status = frames[-1].status if frames and isinstance(frames[-1], RunFinished) else None
+        if frames and isinstance(frames[-1], RunFinished):
+            status = frames[-1].status
         try:
             self.next = await self.settings.registry.finish(
                 self.lease, frames, interrupted=None if status is None else status == "interrupted"
@@ -386,6 +512,21 @@ class Run:
         else:
             self.status = status
             self.is_over = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """How an attempt begins: `frames` to be logged first; `end`: with these it is over."""
+
+    started: RunStarted
+    input: Any
+    frames: tuple[Frame, ...]
+    end: Sequence[Frame] | None = None
+    resumption: Resumption | None = None
+
+
+def _nothing() -> None:
+    """A wake for a follower that is read at once."""
 
 
 def run_name(identity: Identity, run_id: str) -> str:

@@ -710,6 +710,8 @@ class Runs:
                 await run.carry(graph)
         except RequestError as error:
             await run.break_off(error)
+        except LogFailed as error:
+            logger.warning("run %s is let go of: %s", run.run_id, error)
         except Exception:
             error_id = uuid4().hex
             logger.exception("run %s could not be carried out (error %s)", run.run_id, error_id)

@@ -32,7 +32,16 @@ from langgraph_ws.errors import (
     LogClosed,
     LogFailed,
 )
-from langgraph_ws.frames import Frame, RunFailed, RunFinished, RunResult, RunStarted, RunStatus
+from langgraph_ws.frames import (
+    Frame,
+    MessageFinished,
+    RunFailed,
+    RunFinished,
+    RunResult,
+    RunStarted,
+    RunStatus,
+    Source,
+)
 from langgraph_ws.mapping import (
     STREAM_MODES,
     TAPPED,
@@ -51,6 +60,7 @@ __all__ = [
     "Execution",
     "GraphOptions",
     "MapperError",
+    "Resumption",
     "check_graph",
     "graph_options",
     "input_messages",
@@ -236,6 +246,36 @@ def _with_callback(config: RunnableConfig, handler: BaseCallbackHandler) -> Runn
     return cast("RunnableConfig", {**config, "callbacks": callbacks})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """What is known of earlier attempts at a run.
+
+    Attributes:
+        said: The messages that they finished, and that hold.
+        sources: The sources that they found.
+        again: Parts that the graph does not stream any more, to be seen before all others.
+        finished: Tasks that do not run again, though the graph tells of their start.
+        checkpoints: Checkpoints that were told of.
+    """
+
+    said: tuple[MessageFinished, ...] = ()
+    sources: tuple[Source, ...] = ()
+    again: tuple[Part, ...] = ()
+    finished: frozenset[str] = frozenset()
+    checkpoints: frozenset[str] = frozenset()
+
+    def knows(self, part: Part) -> bool:
+        """Whether a part only repeats what happened in an earlier attempt."""
+        kind, data = part.get("type"), part["data"]
+        if kind == "tasks":
+            return "input" in data and data["id"] in self.finished
+        if kind == "updates":
+            return bool((data.get("__metadata__") or {}).get("cached"))
+        if kind == "checkpoints":
+            return data["config"]["configurable"].get("checkpoint_id") in self.checkpoints
+        return False
+
+
 # --- one attempt at a run --------------------------------------------------------------------
 
 
@@ -254,6 +294,7 @@ class Execution:
         durability: LangGraph's `durability`; ignored without a checkpointer.
         expose_output: Put the final state into `RunResult.output`.
         debug: Put what failed into `RunFailed.message`; for development only.
+        resumption: What is known of earlier attempts; None: it is the first.
 
     Attributes:
         values: The newest state of the root graph; None before the first.
@@ -276,6 +317,7 @@ class Execution:
         durability: str | None = None,
         expose_output: bool = False,
         debug: bool = False,
+        resumption: Resumption | None = None,
     ) -> None:
         self.values: Any = None
         self.checkpoint_id: str | None = None
@@ -292,6 +334,7 @@ class Execution:
         self._durability = durability if self.options.durability else None
         self._expose_output = expose_output
         self._debug = debug
+        self._resumption = resumption
         self._tap: _Tap | None = None
         self._interrupted = False
         self._ended = False
@@ -318,9 +361,16 @@ class Execution:
         """
         for frame in _guarded(self._mapper.start, self._run):
             yield frame
+        if (earlier := self._resumption) is not None:
+            self._mapper.resume(earlier.said, earlier.sources)
+            for part in earlier.again:
+                for frame in _guarded(self._mapper.map, part):
+                    yield frame
         try:
             async with aclosing(self._parts()) as parts:
                 async for part in parts:
+                    if self._resumption is not None and self._resumption.knows(part):
+                        continue
                     for frame in _guarded(self._mapper.map, part):
                         yield frame
         finally:

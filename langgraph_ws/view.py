@@ -6,10 +6,12 @@ still known where it matters: finished messages, the text so far of open ones, p
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from langgraph_ws.frames import (
+    AttemptStarted,
     BlockDelta,
     BlockFinished,
     BlockKind,
@@ -65,6 +67,15 @@ class RunView:
     open: dict[str, OpenMessage] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
 
+    def void(self, tasks: Collection[str]) -> None:
+        """Forget what these tasks have said."""
+        self.messages = [message for message in self.messages if message.task_id not in tasks]
+        self.open = {
+            message_id: message
+            for message_id, message in self.open.items()
+            if message.started.task_id not in tasks
+        }
+
 
 @dataclass(slots=True)
 class ThreadView:
@@ -106,6 +117,8 @@ class ThreadView:
                     self.interrupts.pop(interrupt_id, None)
             case RunStarted():
                 run.started = frame
+            case AttemptStarted():
+                run.void(frozenset(frame.rerun_task_ids))
             case RolledBack():
                 self.runs.pop(frame.run_id, None)
             case RunFinished():

@@ -623,8 +623,8 @@ async def test_rollback_without_a_checkpointer_is_interrupt() -> None:
     async with serving(gate.graph, multitask_strategy="rollback") as runs:
         await runs.start(ANONYMOUS, turn("one", thread_id="t", run_id="a"))
         await gate.entered.wait()
-        gate.open.set()
         await runs.start(ANONYMOUS, turn("two", thread_id="t", run_id="b"))
+        gate.open.set()
         assert status_of(await frames_of(runs, "a")) == "cancelled"
         frames = await frames_of(runs, "b")
     assert not only(frames, RolledBack)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
-from langgraph_ws.frames import Frame, MessageFinished, RolledBack, Sources
+from langgraph_ws.frames import AttemptStarted, Frame, MessageFinished, RolledBack, Sources
 from langgraph_ws.view import OpenBlock, OpenMessage, RunView, ThreadView
 
 __all__ = ["Fold"]
@@ -39,6 +39,8 @@ class Fold:
     def apply(self, run_id: str, frame: Frame, size: int) -> None:
         """Fold in the next entry, of which `size` bytes are kept."""
         self.seq += 1
+        if isinstance(frame, AttemptStarted):
+            self._void(run_id, frozenset(frame.rerun_task_ids))
         self.view.apply(run_id, frame)
         if isinstance(frame, MessageFinished):
             self._add(run_id, size)
@@ -92,6 +94,13 @@ class Fold:
             oldest, freed = self._messages.popleft()
             self.size -= freed
             del self.view.runs[oldest].messages[0]
+
+    def _void(self, run_id: str, tasks: Collection[str]) -> None:
+        """Take no more account of what these tasks have said."""
+        run = self.view.runs.get(run_id)
+        kept = iter([] if run is None else [m.task_id not in tasks for m in run.messages])
+        self._messages = deque(item for item in self._messages if item[0] != run_id or next(kept))
+        self.size = sum(size for _, size in self._messages)
 
     def _forget_messages(self, run_id: str) -> None:
         self._messages = deque(item for item in self._messages if item[0] != run_id)

@@ -114,7 +114,7 @@ class MemoryRegistry(Registry):
         ticket = lease.ticket
         if frames:
             await self._log.append(ticket.thread, ticket.run_id, frames, fence=lease.fence)
-        else:
+        elif interrupted is None:
             self._where.pop(ticket.run, None)
         thread = self._threads[ticket.thread]
         if interrupted is not None:

@@ -193,7 +193,7 @@ class RedisRegistry(Registry):
             fence=lease.fence,
         )
         self._forget(lease)
-        if not frames:
+        if not frames and interrupted is None:
             await self._store.command("DEL", self._where(ticket.run))
         return self._hold(more[0], ticket.thread, began) if more else None
 

@@ -186,9 +186,9 @@ class Registry(ABC):
 
         Args:
             lease: Its lease.
-            frames: Its last frames; none: it is as if it had never been.
+            frames: Its last frames; none: they are logged, or there are none.
             interrupted: Whether the thread waits for an answer, and its queue with it; None: as
-                before.
+                before, and without frames it is as if the run had never been.
 
         Returns:
             The lease of the next run, for this process to carry out.

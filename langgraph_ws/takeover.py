@@ -1,0 +1,317 @@
+"""Going on with a run that another process began: what is saved of it, and what was said of it.
+
+Two records tell how far a run had come: the checkpoints of its graph and the log of its thread.
+They are written apart, so one may lack what the other has. A task whose result is saved does not
+run again; what the log lacks of it is said again from the saved result. A task whose result is not
+saved runs again, with the same id and new messages (langgraph 1.2.22), so that what it had said is
+void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import PregelTask, StateSnapshot
+
+from langgraph_ws.frames import (
+    CheckpointSaved,
+    Frame,
+    Interrupted,
+    MessageFinished,
+    StepFinished,
+    StepStarted,
+)
+from langgraph_ws.graphs import Graph, read_state
+from langgraph_ws.mapping import Part
+from langgraph_ws.streaming import Resumption, graph_options
+from langgraph_ws.turns import checkpoint_id, pending_interrupts
+from langgraph_ws.view import OpenMessage, RunView
+
+__all__ = ["Story", "TakeOver", "can_be_taken_over", "closing", "take_over"]
+
+
+def can_be_taken_over(graph: Graph) -> bool:
+    """Whether another process sees the checkpoints of the graph."""
+    options = graph_options(graph)
+    saver = getattr(graph, "checkpointer", None)
+    return options.checkpointer and options.durability and not isinstance(saver, InMemorySaver)
+
+
+@dataclass(slots=True)
+class Story:
+    """What the log tells of a run."""
+
+    started: dict[str, tuple[str, ...]] = field(default_factory=dict)  # task: its namespace
+    ended: set[str] = field(default_factory=set)
+    checkpoints: set[str] = field(default_factory=set)
+
+    def note(self, frame: Frame) -> None:
+        """Take note of the next frame."""
+        match frame:
+            case StepStarted():
+                self.started[frame.task_id] = frame.namespace
+                self.ended.discard(frame.task_id)
+            case StepFinished() if frame.status in ("finished", "interrupted"):
+                self.ended.add(frame.task_id)
+            case CheckpointSaved():
+                self.checkpoints.add(frame.checkpoint_id)
+            case _:
+                pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeOver:
+    """How to go on with a run.
+
+    Attributes:
+        how: `restart`: no checkpoint is saved, so from its input; `continue`: from the checkpoint;
+            `interrupted`: it waits for an answer.
+        rerun: The tasks whose words are void, because they come again.
+        frames: The pending interrupts.
+        resumption: What the graph does not say again, or says though it was said.
+    """
+
+    how: Literal["restart", "continue", "interrupted"]
+    rerun: tuple[str, ...]
+    frames: tuple[Interrupted, ...] = ()
+    resumption: Resumption
+
+
+async def take_over(
+    graph: Graph, config: RunnableConfig, run: RunView, story: Story, *, resumes: bool
+) -> TakeOver:
+    """Find out how to go on with a run that has begun.
+
+    Args:
+        graph: Its graph.
+        config: The config of its thread.
+        run: What the frames of the run add up to.
+        story: What the log tells of its tasks.
+        resumes: Whether the tasks of the checkpoint that it began from are its own (it answers or
+            continues), not those of an earlier run.
+    """
+    base = run.started.checkpoint_id if run.started is not None else None
+    state = await read_state(graph, config, subgraphs=True)
+    chain = [] if state is None else await _chain(graph, config, state, base)
+    if chain is None or not chain or (checkpoint_id(state) == base and not resumes):
+        return _restart(run, story)
+    assert state is not None
+    if not resumes and chain[0].config.get("configurable", {}).get("checkpoint_id") == base:
+        chain = chain[1:]
+    found = _Findings(story)
+    for snapshot in chain:
+        await found.look(graph, config, snapshot, is_head=snapshot is chain[-1])
+    waiting = pending_interrupts(state)
+    how: Literal["restart", "continue", "interrupted"]
+    if resumes and checkpoint_id(state) == base:
+        how = "restart"
+    elif (waiting and not found.unfinished) or _stands_at_a_breakpoint(graph, state, story):
+        how = "interrupted"
+    else:
+        how = "continue"
+    return TakeOver(
+        how=how,
+        rerun=tuple(sorted(found.void)),
+        frames=waiting,
+        resumption=Resumption(
+            said=_said(run, found.void),
+            sources=run.sources,
+            again=tuple(found.again),
+            finished=frozenset(found.finished),
+            checkpoints=frozenset(story.checkpoints),
+        ),
+    )
+
+
+def closing(run: RunView, status: Literal["failed", "cancelled"]) -> list[Frame]:
+    """The frames that end the messages of a run that were never finished."""
+    return [_closed(message, status) for message in run.open.values()]
+
+
+def _closed(message: OpenMessage, status: Literal["failed", "cancelled"]) -> MessageFinished:
+    started = message.started
+    return MessageFinished(
+        message_id=started.message_id,
+        role=started.role,
+        content=tuple(
+            block.block if block.block is not None else {"type": block.kind, block.kind: block.text}
+            for block in message.blocks.values()
+            if block.block is not None or block.kind in ("text", "reasoning")
+        ),
+        status=status,
+        node=started.node,
+        namespace=started.namespace,
+        task_id=started.task_id,
+        name=started.name,
+    )
+
+
+def _restart(run: RunView, story: Story) -> TakeOver:
+    """Nothing is saved: whatever was said comes again."""
+    void = set(story.started)
+    return TakeOver(
+        how="restart",
+        rerun=tuple(sorted(void)),
+        resumption=Resumption(said=_said(run, void), sources=run.sources),
+    )
+
+
+def _said(run: RunView, void: Collection[str]) -> tuple[MessageFinished, ...]:
+    return tuple(message for message in run.messages if message.task_id not in void)
+
+
+async def _chain(
+    graph: Graph, config: RunnableConfig, state: StateSnapshot, base: str | None
+) -> list[StateSnapshot] | None:
+    """The checkpoints from the one that the run began from to the newest, oldest first.
+
+    None: the newest does not come from there, so nothing of the run is saved.
+    """
+    if checkpoint_id(state) == base:
+        return [state]
+    chain = [state]
+    wanted = _parent(state)
+    async for snapshot in graph.aget_state_history(config):
+        if wanted is None or checkpoint_id(chain[-1]) == base:
+            break
+        if checkpoint_id(snapshot) == wanted:
+            chain.append(snapshot)
+            wanted = _parent(snapshot)
+    if base is not None and checkpoint_id(chain[-1]) != base:
+        return None
+    return chain[::-1]
+
+
+def _parent(snapshot: StateSnapshot) -> str | None:
+    parent: str | None = ((snapshot.parent_config or {}).get("configurable") or {}).get(
+        "checkpoint_id"
+    )
+    return parent
+
+
+def _stands_at_a_breakpoint(graph: Graph, state: StateSnapshot, story: Story) -> bool:
+    before: Any = getattr(graph, "interrupt_before_nodes", ()) or ()
+    names = {task.name for task in state.tasks if task.result is None}
+    stops = names if before == "*" else names & set(before)
+    return bool(stops) and not any(task.id in story.started for task in state.tasks)
+
+
+class _Findings:
+    """What the checkpoints tell, beside the log.
+
+    Attributes:
+        void: The tasks whose words come again.
+        finished: The tasks whose result is saved.
+        unfinished: Those that will run.
+        again: What the log lacks of finished ones.
+    """
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        self.void: set[str] = set()
+        self.finished: set[str] = set()
+        self.unfinished: set[str] = set()
+        self.again: list[Part] = []
+
+    async def look(
+        self,
+        graph: Graph,
+        config: RunnableConfig,
+        snapshot: StateSnapshot,
+        *,
+        is_head: bool,
+        namespace: tuple[str, ...] = (),
+    ) -> None:
+        """Look at the tasks of a checkpoint."""
+        known = set(_ids(snapshot.values))
+        for task in snapshot.tasks:
+            if task.name.startswith("__"):
+                continue
+            if task.result is not None or not is_head:
+                self._finish(task, namespace, known)
+            else:
+                await self._leave(graph, config, task, namespace)
+
+    def _finish(self, task: PregelTask, namespace: tuple[str, ...], known: set[str]) -> None:
+        self.finished.add(task.id)
+        if task.id in self._story.ended or task.result is None:
+            return
+        self.void.add(task.id)
+        self.again += _parts(task, namespace, known)
+
+    async def _leave(
+        self, graph: Graph, config: RunnableConfig, task: PregelTask, namespace: tuple[str, ...]
+    ) -> None:
+        """A task that runs again; of its subgraph only what is not saved either."""
+        if not task.interrupts:
+            self.unfinished.add(task.id)
+        self.void.add(task.id)
+        inner = (*namespace, f"{task.name}:{task.id}")
+        if not isinstance(task.state, StateSnapshot):
+            depth = len(inner)
+            self.void |= {
+                other for other, place in self._story.started.items() if place[:depth] == inner
+            }
+            return
+        nested: RunnableConfig = {
+            "configurable": {
+                **config.get("configurable", {}),
+                **task.state.config.get("configurable", {}),
+            }
+        }
+        nested.get("configurable", {}).pop("checkpoint_id", None)
+        chain = await _chain(graph, nested, task.state, None) or []
+        for snapshot in chain:
+            await self.look(
+                graph,
+                config,
+                snapshot,
+                is_head=snapshot is task.state,
+                namespace=inner,
+            )
+
+
+def _parts(task: PregelTask, namespace: tuple[str, ...], known: set[str]) -> Iterator[Part]:
+    """What a graph streams of a task, from the saved result."""
+    metadata = {
+        "langgraph_node": task.name,
+        "langgraph_checkpoint_ns": "|".join((*namespace, f"{task.name}:{task.id}")),
+    }
+    result = task.result
+    yield _part("tasks", namespace, {"id": task.id, "name": task.name, "input": None})
+    for message in _messages(result):
+        if message.id not in known:
+            yield _part("messages", namespace, (message, metadata))
+    yield _part("updates", namespace, {task.name: result})
+    ended: dict[str, Any] = {
+        "id": task.id,
+        "name": task.name,
+        "error": None,
+        "result": result,
+        "interrupts": [],
+    }
+    yield _part("tasks", namespace, ended)
+
+
+def _part(kind: str, namespace: tuple[str, ...], data: Any) -> Part:
+    return {"type": kind, "ns": namespace, "data": data}
+
+
+def _messages(value: Any) -> Iterator[BaseMessage]:
+    """The messages in what a node wrote, found as LangGraph finds those that it streams."""
+    if isinstance(value, BaseMessage):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _messages(item) if not isinstance(item, Mapping) else ()
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        yield from (item for item in value if isinstance(item, BaseMessage))
+
+
+def _ids(values: Any) -> Iterator[str]:
+    return (message.id for message in _messages(values) if message.id)

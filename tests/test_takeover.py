@@ -1,0 +1,359 @@
+"""Taking over: what becomes of a run whose process is cut off, stops, or goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import MessagesState
+from langgraph.types import interrupt
+
+from langgraph_ws import current_run
+from langgraph_ws.commands import ANONYMOUS, Identity, StartRun
+from langgraph_ws.errors import LeaseLost, LogFailed
+from langgraph_ws.fencing import fenced
+from langgraph_ws.frames import (
+    AttemptStarted,
+    Frame,
+    Interrupted,
+    MessageFinished,
+    RunFailed,
+    RunResult,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+)
+from langgraph_ws.log import redis_registry
+from langgraph_ws.log.redis import RedisThreadLog
+from langgraph_ws.log.registry import Lease, Ticket
+from langgraph_ws.mapping import ChatMapper
+from langgraph_ws.runs import Runs
+from langgraph_ws.streaming import Execution
+from langgraph_ws.takeover import Story, can_be_taken_over, take_over
+from langgraph_ws.view import RunView, ThreadView
+from tests.servers import RedisServer, redis_server
+from tests.test_runs import frames_of, graph_of, only, say, status_of, turn
+
+_prefixes = count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start(server: RedisServer) -> AsyncIterator[Start]:
+    """Starts servers that share a log, as processes do."""
+    prefix = f"p{next(_prefixes)}"
+    servers: list[Runs] = []
+
+    async def start(graph: Any, **options: Any) -> Runs:
+        lease = options.pop("lease", 0.5)
+        runs = Runs(graph, log=RedisThreadLog(server.url, prefix=prefix, lease=lease), **options)
+        await runs.begin()
+        servers.append(runs)
+        return runs
+
+    yield start
+    for runs in servers:
+        await runs.end()
+
+
+def cut_off(runs: Runs) -> None:
+    """From now on the server reaches Redis no more."""
+
+    async def fail(*_: Any) -> Any:
+        raise LogFailed("cut off")
+
+    runs.log._server.call = fail  # type: ignore[attr-defined]
+
+
+class Steps:
+    """Two nodes, over a saver in a file; each says who runs it, and waits for its gate."""
+
+    def __init__(self, directory: Path, *, memory: bool = False, saver: bool = True) -> None:
+        self.path = str(directory / "db")
+        self.gates = {"one": asyncio.Event(), "two": asyncio.Event()}
+        self.entered = {"one": asyncio.Event(), "two": asyncio.Event()}
+        self.ran: list[tuple[str, int, str]] = []
+        self._saver = saver
+
+    def node(self, name: str) -> Any:
+        async def run(state: MessagesState) -> dict[str, Any]:
+            here = current_run()
+            self.ran.append((name, here.attempt, here.task_id))
+            self.entered[name].set()
+            await self.gates[name].wait()
+            return {"messages": [AIMessage(f"{name} by {here.run_id}")]}
+
+        run.__name__ = name
+        return run
+
+    @asynccontextmanager
+    async def graph(self, identity: Identity) -> AsyncIterator[Any]:
+        nodes = [self.node("one"), self.node("two")]
+        if not self._saver:
+            yield graph_of(*nodes)
+            return
+        async with AsyncSqliteSaver.from_conn_string(self.path) as saver:
+            yield graph_of(*nodes, saver=saver)
+
+    def open_all(self) -> None:
+        for gate in self.gates.values():
+            gate.set()
+
+
+async def test_a_run_that_is_cut_off_goes_on_elsewhere(tmp_path: Path, start: Start) -> None:
+    steps = Steps(tmp_path)
+    here, there = await start(steps.graph), await start(steps.graph)
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    steps.gates["one"].set()
+    await steps.entered["two"].wait()
+    steps.entered["two"].clear()
+    cut_off(here)
+    await steps.entered["two"].wait()
+    steps.gates["two"].set()
+    frames = await frames_of(there, "r")
+    assert status_of(frames) == "completed"
+    assert only(frames, RunResult)[0].text == "two by r"
+    [attempt] = only(frames, AttemptStarted)
+    assert attempt.attempt == 2
+    assert [(name, number) for name, number, _ in steps.ran] == [("one", 1), ("two", 1), ("two", 2)]
+    assert steps.ran[1][2] == steps.ran[2][2] == attempt.rerun_task_ids[0]
+    assert [frame.node for frame in only(frames, StepStarted)] == ["one", "two", "two"]
+    assert [frame.node for frame in only(frames, StepFinished)] == ["one", "two"]
+    assert len(only(frames, RunStarted)) == 1
+    snapshot = await there.snapshot(ANONYMOUS, "t")
+    texts = [message.content[0]["text"] for message in snapshot.messages]
+    assert texts == ["hi", "one by r", "two by r"]
+    saved = await there.info(ANONYMOUS, "t", None)
+    assert saved.status == "completed"
+
+
+async def test_a_drained_server_hands_its_runs_over(tmp_path: Path, start: Start) -> None:
+    steps = Steps(tmp_path)
+    here, there = await start(steps.graph, lease=60.0), await start(steps.graph, lease=60.0)
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="next"))
+    await steps.entered["one"].wait()
+    draining = asyncio.create_task(here.drain(10))
+    steps.open_all()
+    await draining
+    frames = await frames_of(there, "r")
+    assert status_of(frames) == "completed"
+    assert [(name, number) for name, number, _ in steps.ran[:2]] == [("one", 1), ("two", 2)]
+    assert only(frames, AttemptStarted)[0].rerun_task_ids == tuple(
+        task for name, _, task in steps.ran[:2] if name == "two"
+    )
+    assert status_of(await frames_of(there, "next")) == "completed"
+
+
+async def test_what_cannot_be_continued_is_lost_promptly(tmp_path: Path, start: Start) -> None:
+    steps = Steps(tmp_path, saver=False)
+    here, there = await start(steps.graph), await start(steps.graph)
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    await steps.entered["one"].wait()
+    cut_off(here)
+    frames = await asyncio.wait_for(frames_of(there, "r"), 5)
+    assert status_of(frames) == "lost"
+    [failed] = only(frames, RunFailed)
+    assert (failed.code, failed.retryable) == ("lost", False)
+    steps.open_all()
+
+
+async def test_a_run_whose_holders_all_disappear_is_given_up(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_registry, "_PAUSES_S", (0.0, 0.1))
+    steps = Steps(tmp_path)
+    servers = [await start(steps.graph) for _ in range(4)]
+    await servers[0].start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    for attempt in (1, 2, 3):
+        async with asyncio.timeout(10):
+            while len(steps.ran) < attempt:
+                await steps.entered["one"].wait()
+                steps.entered["one"].clear()
+        [holder] = [runs for runs in servers if runs._live]
+        cut_off(holder)
+        servers.remove(holder)
+    frames = await asyncio.wait_for(frames_of(servers[0], "r"), 10)
+    assert status_of(frames) == "lost"
+    assert [frame.attempt for frame in only(frames, AttemptStarted)] == [2, 3]
+    assert only(frames, RunFailed)[0].retryable
+    steps.open_all()
+
+
+async def test_a_cancellation_reaches_whoever_takes_over(tmp_path: Path, start: Start) -> None:
+    steps = Steps(tmp_path)
+    here = await start(steps.graph)
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    await steps.entered["one"].wait()
+    cut_off(here)
+    there = await start(steps.graph)
+    assert (await there.cancel(ANONYMOUS, "t", None)).status == "running"
+    frames = await frames_of(there, "r")
+    assert status_of(frames) == "cancelled"
+    assert not only(frames, AttemptStarted)
+    steps.open_all()
+
+
+async def test_any_server_sees_cancels_answers_and_supersedes(tmp_path: Path, start: Start) -> None:
+    gate, entered = asyncio.Event(), asyncio.Event()
+
+    async def hold(state: MessagesState) -> dict[str, Any]:
+        entered.set()
+        await gate.wait()
+        return {}
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"got {interrupt('sure?')}")]}
+
+    graph = graph_of(hold, ask, saver=InMemorySaver())
+    here, there = await start(graph), await start(graph)
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="a"))
+    again = await there.start(ANONYMOUS, turn(thread_id="t", run_id="a"))
+    assert (again.run_id, again.status) == ("a", "running")
+    await entered.wait()
+    assert (await there.start(ANONYMOUS, turn(thread_id="t", run_id="b"))).place == 1
+    assert (await here.info(ANONYMOUS, None, "b")).place == 1
+    assert (await here.cancel(ANONYMOUS, None, "b")).status == "queued"
+    assert status_of(await frames_of(there, "b")) == "cancelled"
+    second = turn("two", thread_id="t", run_id="c", multitask_strategy="rollback")
+    assert (await there.start(ANONYMOUS, second)).status == "queued"
+    gate.set()
+    assert status_of(await frames_of(there, "a")) == "cancelled"
+    frames = await frames_of(there, "c")
+    assert status_of(frames) == "interrupted"
+    answer = StartRun(kind="answer", thread_id="t", answer="yes", run_id="d")
+    await there.start(ANONYMOUS, answer)
+    frames = await frames_of(here, "d")
+    assert only(frames, RunResult)[0].text == "got yes"
+    snapshot = await here.snapshot(ANONYMOUS, "t")
+    assert [m.content[0]["text"] for m in snapshot.messages] == ["two", "got yes"]
+    entered.clear()
+    gate.clear()
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="e"))
+    await entered.wait()
+    await there.cancel(ANONYMOUS, "t", None)
+    assert status_of(await frames_of(here, "e")) == "cancelled"
+
+
+async def test_a_process_that_was_stopped_writes_no_checkpoint(tmp_path: Path) -> None:
+    clock = [0.0]
+    ticket = Ticket(run="/r", thread="t", thread_id="t", graph="g", work=None)
+    lease = Lease(ticket=ticket, fence=1, deadline=5.0, clock=lambda: clock[0])
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "db")) as saver:
+        graph = graph_of(say, saver=saver)
+        guarded = fenced(graph, lease)
+        config = {"configurable": {"thread_id": "t"}}
+        given = {"messages": [HumanMessage("hi")]}
+        await guarded.ainvoke(given, config)
+        before = await graph.aget_state(config)
+        clock[0] = 6.0
+        with pytest.raises(LeaseLost):
+            await guarded.ainvoke(given, config)
+        assert (await guarded.aget_state(config)).config == before.config
+        assert graph.checkpointer is saver
+        assert isinstance(guarded.checkpointer, AsyncSqliteSaver)
+        await graph.ainvoke(given, config)
+    assert fenced(graph_of(say), lease).checkpointer is None
+
+
+def test_checkpoints_that_no_other_process_sees_are_nothing_to_go_on_from() -> None:
+    assert not can_be_taken_over(graph_of(say))
+    assert not can_be_taken_over(graph_of(say, saver=InMemorySaver()))
+
+
+def test_there_is_no_current_run_elsewhere() -> None:
+    with pytest.raises(RuntimeError):
+        current_run()
+
+
+async def test_nodes_of_graphs_that_are_not_served_have_no_current_run() -> None:
+    async def node(state: MessagesState) -> dict[str, Any]:
+        with pytest.raises(RuntimeError, match="served"):
+            current_run()
+        return {}
+
+    await graph_of(node).ainvoke({"messages": []})
+
+
+# --- what is said again -----------------------------------------------------------------------
+
+
+async def interrupted_story(
+    graph: Any, config: Any, until_node: str, keep: int | None
+) -> tuple[RunView, Story]:
+    """The log of a run that was cut off in a node, without its last `keep` frames."""
+    started = RunStarted(thread_id="t", run_id="r", graph="g")
+    execution = Execution(
+        graph,
+        {"messages": [HumanMessage("hi")]},
+        config,
+        run=started,
+        mapper=ChatMapper(),
+        durability="sync",
+    )
+    frames: list[Frame] = [started]
+    async for frame in execution.frames():
+        frames.append(frame)
+        if isinstance(frame, StepStarted) and frame.node == until_node:
+            break
+    view, story = RunView("r", started), Story()
+    thread = ThreadView({"r": view})
+    for frame in frames[: len(frames) - (keep or 0)]:
+        thread.apply("r", frame)
+        story.note(frame)
+    return view, story
+
+
+@pytest.mark.parametrize("missing", range(9))
+async def test_what_the_log_lacks_of_a_saved_result_is_said_again(missing: int) -> None:
+    async def one(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("first", id="m1")]}
+
+    async def two(state: MessagesState) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    graph = graph_of(one, two, saver=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    run, story = await interrupted_story(graph, config, "two", missing)
+    found = await take_over(graph, config, run, story, resumes=False)
+    assert found.how == "continue"
+    mapper = ChatMapper()
+    mapper.resume(found.resumption.said, found.resumption.sources)
+    again = [frame for part in found.resumption.again for frame in mapper.map(part)]
+    void = set(found.rerun)
+    said = [m for m in run.messages if m.task_id not in void] + only(again, MessageFinished)
+    assert [message.content[0]["text"] for message in said] == ["first"]
+    ended = story.ended | {frame.task_id for frame in only(again, StepFinished)}
+    assert len(ended) == 1
+    assert mapper.result().text == "first"
+
+
+async def test_an_interrupt_that_was_saved_and_not_logged_is_announced() -> None:
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"got {interrupt('sure?')}")]}
+
+    graph = graph_of(ask, saver=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    started = RunStarted(thread_id="t", run_id="r", graph="g")
+    await graph.ainvoke({"messages": [HumanMessage("hi")]}, config)
+    found = await take_over(graph, config, RunView("r", started), Story(), resumes=False)
+    assert found.how == "interrupted"
+    assert [frame.value for frame in found.frames] == ["sure?"]
+    assert isinstance(found.frames[0], Interrupted)
