@@ -42,7 +42,7 @@ from langgraph_ws.commands import (
     ReadTree,
     StartRun,
 )
-from langgraph_ws.errors import LogClosed, RequestError
+from langgraph_ws.errors import LogClosed, LogFailed, RequestError
 from langgraph_ws.following import Lost, Threads, TooSlow
 from langgraph_ws.gate import is_expired
 from langgraph_ws.handshake import Place, log_refused_secret
@@ -62,6 +62,8 @@ _NOTSENT_LOWAT = 16 * 2**10
 _LINUX_NOTSENT_LOWAT = 25 if sys.platform == "linux" else None
 """Python 3.11 does not name it."""
 _COMMANDS = 64
+_AWAY_MS = 5_000
+"""After how long a client comes back whose server cannot reach its log."""
 _OUTBOX_MESSAGES = 1_024
 _OUTBOX_BYTES = 4 * 2**20
 _REASON_BYTES = 123
@@ -125,6 +127,7 @@ class Connection:
         "_credit",
         "_credit_at",
         "_deadline",
+        "_degraded",
         "_ending",
         "_flushed",
         "_heard_at",
@@ -206,6 +209,7 @@ class Connection:
         self._pong: bytes | None = None
         self._ending: _Ending | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._degraded = False
         self.ended = asyncio.Event()
         _tune(transport, timing)
 
@@ -332,8 +336,16 @@ class Connection:
         elif now - self._heard_at >= self._timing.heartbeat and not self._ping_due:
             self._ping_due = True
             self._wake.set()
-        if idle and not self._outbox and now - self._sent_at >= self._timing.heartbeat:
-            self._put(self._session.heartbeat(int(wall * 1000), self._threads.heads))
+        health = self._runs.log.health()
+        if health == "down":
+            self.leave("unavailable", "resume", 1013, after_ms=_AWAY_MS)
+            return
+        degraded = health != "ok"
+        due = now - self._sent_at >= self._timing.heartbeat or (degraded and not self._degraded)
+        self._degraded = degraded
+        if idle and not self._outbox and due:
+            heads = self._threads.heads
+            self._put(self._session.heartbeat(int(wall * 1000), heads, degraded=degraded))
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -416,6 +428,12 @@ class Connection:
                 self._leave_slow()
             except (RequestError, LogClosed) as error:
                 self._fail(item, error if isinstance(error, RequestError) else _draining())
+            except LogFailed as error:
+                logger.warning("a command could not be carried out: %s", error)
+                if isinstance(item, Do):
+                    self._fail(item, _unavailable())
+                else:
+                    self.leave("unavailable", "resume", 1013, after_ms=_AWAY_MS)
             except Exception:
                 self._fail(item, self._internal_error())
         self._worker = None
@@ -629,6 +647,10 @@ def _too_many_commands() -> RequestError:
     return RequestError(
         "limit_exceeded", f"{_COMMANDS} commands wait already; send fewer", retryable=True
     )
+
+
+def _unavailable() -> RequestError:
+    return RequestError("log_failed", "the server cannot reach its log", retryable=True)
 
 
 def _draining() -> RequestError:

@@ -770,8 +770,8 @@ class Runs:
         return decode_run(data, self._settings)
 
     def graph_names(self) -> Sequence[str]:
-        """The names of the graphs whose runs can be carried out here."""
-        return self.graphs.names
+        """The names of the graphs whose runs can be carried out here: none on the way out."""
+        return () if self._draining else self.graphs.names
 
 
 def _busy(request: StartRun, *, full: bool) -> RequestError:

@@ -136,8 +136,16 @@ class Session(ABC):
         """Say that a message was not carried out, whatever it asks for."""
 
     @abstractmethod
-    def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
-        """Say that the connection lives, and where the followed threads stand."""
+    def heartbeat(
+        self, time_ms: int, heads: Mapping[str, Position], *, degraded: bool = False
+    ) -> list[bytes]:
+        """Say that the connection lives, and where the followed threads stand.
+
+        Args:
+            time_ms: The time, in milliseconds since the Unix epoch.
+            heads: Where they stand, by thread id.
+            degraded: Whether nothing new can come, because the log cannot be reached.
+        """
 
     def overdue(self) -> list[bytes]:
         """What was held back for a moment and is due by now; asked for at least every second."""

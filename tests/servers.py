@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,3 +90,75 @@ def redis_server(directory: Path, *, appendonly: bool = False) -> Iterator[Redis
         yield server
     finally:
         server.stop()
+
+
+class PostgresServer:
+    """A PostgreSQL of its own; it does not run as root, and never syncs."""
+
+    def __init__(self, directory: Path) -> None:
+        self._bin = _postgres_bin()
+        self._data = directory / "data"
+        self._user = "nobody" if os.getuid() == 0 else None
+        self.port = free_port()
+        self.url = f"postgresql://tests@127.0.0.1:{self.port}/postgres"
+        self._process: subprocess.Popen[bytes] | None = None
+        if self._user is not None:
+            shutil.chown(directory, self._user)
+
+    def start(self) -> None:
+        self._run("initdb", "-D", str(self._data), "-U", "tests", "-A", "trust", "--no-sync")
+        self._process = subprocess.Popen(
+            [
+                *(str(self._bin / "postgres"), "-D", str(self._data), "-p", str(self.port)),
+                *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+                *("-c", "fsync=off", "-c", "max_connections=200"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=self._user,
+            cwd="/",
+        )
+        deadline = time.monotonic() + 30
+        while not self._answers():
+            assert time.monotonic() < deadline, "postgres does not answer"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(self._bin / program), *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=self._user,
+            cwd="/",
+        )
+
+    def _answers(self) -> bool:
+        ready = subprocess.run(
+            [str(self._bin / "pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)],
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+        return ready.returncode == 0
+
+
+def _postgres_bin() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    return (found[-1] if found else Path(require("postgres")).resolve()).parent
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL that runs."""
+    directory = Path(tempfile.mkdtemp(prefix="postgres"))  # pytest's own are closed to others
+    server = PostgresServer(directory)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)

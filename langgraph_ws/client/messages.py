@@ -371,10 +371,14 @@ class Pong(Message):
 
 
 class Heartbeat(Message):
-    """The connection lives; `threads` are the heads of the followed ones."""
+    """The connection lives; `threads` are the heads of the followed ones.
+
+    `degraded`: the server cannot reach its log just now, so that nothing new can come.
+    """
 
     time: int = 0
     threads: Json = {}
+    degraded: bool = False
 
 
 class Bye(Message):

@@ -15,7 +15,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from langgraph_ws.frames import Frame, RunFailed, RunFinished, RunResult
 from langgraph_ws.log.registry import Registry
@@ -26,6 +26,7 @@ __all__ = [
     "Bounds",
     "Entry",
     "Follower",
+    "Health",
     "LogSize",
     "Position",
     "Retention",
@@ -69,6 +70,10 @@ class Bounds(NamedTuple):
     epoch: str
     first: int
     head: int
+
+
+Health = Literal["ok", "degraded", "down"]
+"""`degraded`: the log cannot be reached just now; `down`: for too long to wait any longer."""
 
 
 class LogSize(NamedTuple):
@@ -240,3 +245,7 @@ class ThreadLog(ABC):
     @abstractmethod
     def size(self) -> LogSize:
         """How much is held in this process."""
+
+    def health(self) -> Health:
+        """Whether the log can be read and written; one in memory always can."""
+        return "ok"

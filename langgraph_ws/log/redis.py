@@ -40,6 +40,7 @@ from langgraph_ws.log import (
     Bounds,
     Entry,
     Follower,
+    Health,
     LogSize,
     Position,
     Retention,
@@ -62,6 +63,8 @@ _BLOCK_S = 2.0
 """How long the reader waits for news before it looks whether the logs are still the same."""
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Between attempts to reach Redis; the last again and again."""
+_DOWN = 3
+"""After how many times its patience nobody waits for Redis any longer."""
 _READ_AT_ONCE = 256
 _CONSUMED = 1_024
 """Entries that all have read and that are kept all the same, for one who comes next."""
@@ -83,7 +86,8 @@ class RedisThreadLog(ThreadLog):
         retention: How much is kept; `total_bytes` bounds what this process has written.
         prefix: What every key begins with.
         lease: Seconds after which a run is taken over whose process does not answer any more.
-        patience: Seconds that Redis may be away before what needs it fails.
+        patience: Seconds that Redis may be away before what needs it fails; after three times as
+            long, clients are sent away to come back later.
         connections: Connections of this process at once, beside the one that reads.
         clock: The time in seconds since the Unix epoch; None: that of Redis.
 
@@ -110,6 +114,7 @@ class RedisThreadLog(ThreadLog):
         self._retention = retention or Retention()
         self._prefix = prefix
         self._clock = clock
+        self._patience = patience
         limits = self._retention
         result_s = max(limits.result_s, limits.finished_s)
         self._limits = (
@@ -241,6 +246,13 @@ class RedisThreadLog(ThreadLog):
         entries = sum(len(thread.entries) for thread in followed)
         folds = sum(thread.fold.size for thread in self._threads.values() if thread.fold)
         return LogSize(len(followed), entries, folds + sum(thread.size for thread in followed))
+
+    def health(self) -> Health:
+        """Whether Redis answers."""
+        away_s = self._server.away_s
+        if away_s >= _DOWN * self._patience:
+            return "down"
+        return "degraded" if away_s > 0 else "ok"
 
     # -- for the registry (see `Store`) -------------------------------------------------------
 
@@ -722,7 +734,14 @@ class _Server:
         except ValueError as error:
             raise ConfigurationError(f"url: {error}") from None
         self._scripts: dict[str, str] = {}
-        self.away_since: float | None = None
+        self._away_since: float | None = None
+
+    @property
+    def away_s(self) -> float:
+        """For how many seconds Redis has not answered; 0: it answers."""
+        if self._away_since is None:
+            return 0.0
+        return max(asyncio.get_running_loop().time() - self._away_since, 0.001)
 
     async def ping(self) -> None:
         await self.call(lambda redis: redis.ping())
@@ -755,7 +774,7 @@ class _Server:
             try:
                 reply = await command(self._redis)
             except _TRANSIENT as error:
-                self.away_since = self.away_since or loop.time()
+                self._away_since = self._away_since or loop.time()
                 pause = next(pauses, pause)
                 if loop.time() + pause > deadline:
                     raise LogFailed(f"Redis is away: {error}") from error
@@ -763,7 +782,7 @@ class _Server:
             except RedisError as error:
                 raise LogFailed(f"Redis refused: {error}") from error
             else:
-                self.away_since = None
+                self._away_since = None
                 return reply
 
     async def _evaluate(

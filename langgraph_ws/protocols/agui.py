@@ -201,7 +201,9 @@ class AGUISession(Session):
         """Say that a message was not carried out."""
         return self._refused(error)
 
-    def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
+    def heartbeat(
+        self, time_ms: int, heads: Mapping[str, Position], *, degraded: bool = False
+    ) -> list[bytes]:
         """Say nothing: AG-UI has no such event."""
         return []
 

@@ -255,7 +255,9 @@ class AISDKSession(Session):
         except RequestError:
             return []
 
-    def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
+    def heartbeat(
+        self, time_ms: int, heads: Mapping[str, Position], *, degraded: bool = False
+    ) -> list[bytes]:
         """Say nothing: the client knows no such frame."""
         return []
 

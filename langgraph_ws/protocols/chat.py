@@ -377,12 +377,15 @@ class ChatSession(Session):
             answers = request_id(parse(text))
         return [error_message(error, answers)]
 
-    def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
+    def heartbeat(
+        self, time_ms: int, heads: Mapping[str, Position], *, degraded: bool = False
+    ) -> list[bytes]:
         """Say that the connection lives, and where the followed threads stand."""
         threads = {
             thread_id: {"epoch": head.epoch, "head": head.seq} for thread_id, head in heads.items()
         }
-        return [answer("heartbeat", {"time": time_ms, "threads": threads})]
+        told = {"degraded": True} if degraded else {}
+        return [answer("heartbeat", {"time": time_ms, "threads": threads, **told})]
 
     def bye(self, reason: str, retry: Retry, after_ms: int) -> list[bytes]:
         """Say that the connection is about to be closed."""

@@ -323,10 +323,11 @@ class PongData(TypedDict):
 
 
 class HeartbeatData(TypedDict):
-    """The server's time, and where each followed thread stands."""
+    """The server's time, and where each followed thread stands; `degraded`: nothing can come."""
 
     time: Time
     threads: dict[str, Head]
+    degraded: NotRequired[bool]
 
 
 class ByeData(TypedDict):

@@ -563,7 +563,9 @@ class LangChainSession(Session):
             answers = _command_id(parse(text))
         return [_error(error, answers)]
 
-    def heartbeat(self, time_ms: int, heads: Mapping[str, Position]) -> list[bytes]:
+    def heartbeat(
+        self, time_ms: int, heads: Mapping[str, Position], *, degraded: bool = False
+    ) -> list[bytes]:
         """Say nothing: the clients know no such message."""
         return []
 

@@ -28,7 +28,7 @@ from langgraph_ws import Identity, attach_websocket, current_run
 from langgraph_ws.log.redis import RedisThreadLog
 from langgraph_ws.testing import Reply, ScriptedModel, call
 
-OPTIONS: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+OPTIONS: dict[str, Any] = {}
 STEPS = {"plan": 1, "left": 2, "right": 2, "first": 2, "second": 3, "act": 4, "tools": 5}
 STEPS |= {"ask": 6, "finish": 7}
 """In which order the nodes run: one of a step begins when all of the steps before have ended."""
@@ -48,14 +48,12 @@ def note(event: str, name: str) -> None:
 
 def says(name: str, **reply: Any) -> Callable[[MessagesState], Any]:
     """A node that streams its text."""
-    model = ScriptedModel(
-        [Reply(text=text_of(name), chunk_chars=3, delay=OPTIONS.get("delay", 0.01), **reply)]
-    )
+    delay = OPTIONS.get("delay", 0.01)
+    model = ScriptedModel([Reply(text=text_of(name), chunk_chars=3, delay=delay, **reply)])
 
     async def node(state: MessagesState) -> dict[str, Any]:
         note("begin", name)
         message = await model.ainvoke(state["messages"])
-        message.id = f"{current_run().task_id}" if OPTIONS.get("own_ids") else message.id
         note("end", name)
         return {"messages": [message]}
 
@@ -135,4 +133,5 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
+    OPTIONS.update(json.loads(sys.argv[1]))
     asyncio.run(serve())

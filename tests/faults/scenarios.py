@@ -1,0 +1,232 @@
+"""What is done to processes and servers, and what has to hold afterwards.
+
+Each scenario returns what it measured, for the table of `python -m tests.faults`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from langgraph_ws.client import Client, Run, RunFailedError
+from tests.faults.cluster import LEASE_S, Cluster, check_runs, cluster, converse
+from tests.servers import RedisServer
+
+PATIENCE_S = 60.0
+
+
+async def check_all(
+    made: Cluster, runs: Sequence[Sequence[Run]], threads: Sequence[str]
+) -> tuple[int, int]:
+    """Check conversations to the last letter; how many nodes ran again, and the attempts."""
+    again = attempts = 0
+    for conversation, thread in zip(runs, threads, strict=True):
+        check_runs(conversation)
+        await made.check_state(thread)
+        ids = [run.run_id for run in conversation]
+        again += made.check_notes(ids)
+        attempts += sum(max(note.attempt for note in made.notes(run)) - 1 for run in ids)
+    return again, attempts
+
+
+async def start_many(
+    made: Cluster, client: Client, threads: Sequence[str]
+) -> list[asyncio.Task[list[Run]]]:
+    return [asyncio.create_task(converse(client, thread)) for thread in threads]
+
+
+async def finish_all(made: Cluster, tasks: Sequence[asyncio.Task[list[Run]]]) -> list[list[Run]]:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return list(await asyncio.gather(*tasks))
+    except BaseException:
+        print(made.logs())
+        raise
+
+
+async def kill_owners(
+    directory: Path, redis: RedisServer, checkpoints: str, *, kills: int, seed: int, batch: int = 6
+) -> str:
+    """kill -9 of a process at random moments; runs are spread over the processes by chance."""
+    chance = random.Random(seed)
+    killed = done = again = attempts = 0
+    slowest = 0.0
+    async with cluster(directory, redis.url, checkpoints, prefix=f"kill{seed}") as made:
+        while killed < kills:
+            threads = [f"{seed}-{done + number}" for number in range(batch)]
+            async with made.client() as client, made.client() as other:
+                tasks = await start_many(made, client, threads[::2])
+                tasks += await start_many(made, other, threads[1::2])
+                order = [*threads[::2], *threads[1::2]]
+                await asyncio.sleep(chance.uniform(0.05, 1.4))
+                victim = chance.choice(made.processes)
+                when = time.time()
+                notes = made.notes()
+                theirs = {note.run_id for note in notes if note.pid == victim.pid}
+                await made.kill(victim)
+                await made.add()
+                runs = await finish_all(made, tasks)
+            more, took = await check_all(made, runs, order)
+            again, attempts, done = again + more, attempts + took, done + batch
+            hit = [run.run_id for pair in runs for run in pair if run.run_id in theirs]
+            for run_id in hit:
+                later = [note for note in made.notes(run_id) if note.attempt > 1]
+                if later:
+                    killed += 1
+                    slowest = max(slowest, min(note.time for note in later) - when)
+            killed += not kills  # never ends for want of a hit
+    assert slowest <= LEASE_S + 6, slowest
+    return (
+        f"{done} conversations, {killed} runs hit, {attempts} take-overs, {again} nodes ran again, "
+        f"slowest take-over {slowest:.1f} s (lease {LEASE_S:.0f} s)"
+    )
+
+
+async def stop_owner(directory: Path, redis: RedisServer, checkpoints: str, *, times: int) -> str:
+    """SIGSTOP of the owner for longer than the lease, and back: it writes nothing any more."""
+    written = 0
+    async with cluster(directory, redis.url, checkpoints, prefix="stop") as made:
+        for number in range(times):
+            thread = f"stop-{number}"
+            async with made.client() as client:
+                run = await client.new_chat("go", thread_id=thread)
+                node = ["plan", "left", "second", "act"][number % 4]
+                owner = await made.owned(run.run_id, node)
+                owner.send_signal(signal.SIGSTOP)
+                # The client may hang on the stopped process; another one is served by the other.
+                await asyncio.sleep(LEASE_S * 1.5)
+                async with asyncio.timeout(20):
+                    while not any(note.attempt > 1 for note in made.notes(run.run_id)):  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                owner.send_signal(signal.SIGCONT)
+                await asyncio.wait_for(run.result(), PATIENCE_S)
+                second = await run.answer("yes")
+                await asyncio.wait_for(second.result(), PATIENCE_S)
+                check_runs([run, second])
+            await made.check_state(thread)
+            late = [
+                note
+                for note in made.notes(run.run_id)
+                if note.attempt == 1 and note.event == "end" and note.node == node
+            ]
+            written += len(late)
+    return f"{times} times: log and checkpoints as if undisturbed ({written} zombie nodes ended)"
+
+
+async def rolling_restart(
+    directory: Path, redis: RedisServer, checkpoints: str, *, restarts: int, runs: int
+) -> str:
+    """SIGTERM of one process after the other, under many runs."""
+    longest = 0.0
+    async with cluster(
+        directory, redis.url, checkpoints, prefix="roll", lease=15.0, delay=0.03
+    ) as made:
+        threads = [f"roll-{number}" for number in range(runs)]
+        async with made.client() as client, made.client() as other:
+            tasks = await start_many(made, client, threads[::2])
+            tasks += await start_many(made, other, threads[1::2])
+            for _ in range(restarts):
+                await asyncio.sleep(0.3)
+                began = time.monotonic()
+                await made.add()
+                assert await made.drain(made.processes[0]) == 0, made.logs()
+                longest = max(longest, time.monotonic() - began)
+            done = await finish_all(made, tasks)
+        order = [*threads[::2], *threads[1::2]]
+        again, attempts = await check_all(made, done, order)
+        assert again == 0, f"{again} nodes ran twice though nothing was killed"
+    return (
+        f"{restarts} restarts under {runs} conversations: {attempts} hand-overs, no node twice, "
+        f"slowest restart {longest:.1f} s"
+    )
+
+
+async def kill_redis(directory: Path, redis: RedisServer, checkpoints: str, *, kills: int) -> str:
+    """kill -9 of Redis, with its append-only file; sockets stay and nothing is lost."""
+    assert redis.appendonly
+    chance = random.Random(5)
+    async with cluster(
+        directory, redis.url, checkpoints, prefix="redis", lease=15.0, delay=0.02
+    ) as made:
+        number = done = 0
+        while done < kills:
+            threads = [f"redis-{number + n}" for n in range(4)]
+            number += 4
+            async with made.client() as client:
+                tasks = await start_many(made, client, threads)
+                while done < kills and not all(task.done() for task in tasks):
+                    await asyncio.sleep(chance.uniform(0.05, 0.6))
+                    redis.kill()
+                    await asyncio.sleep(chance.uniform(0, 0.3))
+                    await asyncio.to_thread(redis.start)
+                    done += 1
+                runs = await finish_all(made, tasks)
+                assert client.state.status == "open"
+            _, attempts = await check_all(made, runs, threads)
+            assert attempts == 0
+    return f"{kills} kills during {number} conversations: nothing lost, no take-over"
+
+
+async def wipe_redis(directory: Path, redis: RedisServer, checkpoints: str, *, times: int) -> str:
+    """FLUSHALL in mid-run: a new epoch, a gap, a snapshot, and the run goes on."""
+    seen: list[object] = []
+    async with cluster(directory, redis.url, checkpoints, prefix="wipe", delay=0.02) as made:
+        for number in range(times):
+            thread = f"wipe-{number}"
+            async with made.client() as client:
+                run = await client.new_chat("go", thread_id=thread, on_gap=seen.append)
+                await made.owned(run.run_id, "left" if number % 2 else "act")
+                async with Redis.from_url(redis.url) as connection:
+                    await connection.flushall()
+                await asyncio.wait_for(run.result(), PATIENCE_S)
+                second = await run.answer("yes")
+                await asyncio.wait_for(second.result(), PATIENCE_S)
+            await made.check_state(thread)
+            assert made.check_notes([run.run_id, second.run_id]) == 0
+    assert len(seen) >= times
+    return f"{times} times: {len(seen)} gaps told, every conversation ended with the right state"
+
+
+async def lose_redis(directory: Path, redis: RedisServer, checkpoints: str) -> str:
+    """Redis away for longer than everybody's patience: told, closed, and taken up again."""
+    assert redis.appendonly
+    async with cluster(
+        directory, redis.url, checkpoints, prefix="away", patience=1.0, heartbeat=1.0
+    ) as made:
+        async with made.client() as client:
+            conversation = asyncio.create_task(converse(client, "away"))
+            while not made.notes():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            redis.kill()
+            async with asyncio.timeout(20):
+                while client.state.status == "open":  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            await asyncio.to_thread(redis.start)
+            runs = await asyncio.wait_for(conversation, PATIENCE_S)
+        again, attempts = await check_all(made, [runs], ["away"])
+        assert attempts == 1
+    return f"clients were sent away, then the run went on ({attempts} take-over, {again} again)"
+
+
+async def lose_without_checkpoints(directory: Path, redis: RedisServer) -> str:
+    """kill -9 of a process whose graph has no checkpointer: an end, not silence."""
+    async with (
+        cluster(directory, redis.url, "none", prefix="none") as made,
+        made.client() as client,
+    ):
+        run = await client.new_chat("go", thread_id="none")
+        owner = await made.owned(run.run_id)
+        began = time.monotonic()
+        await made.kill(owner)
+        with pytest.raises(RunFailedError) as failed:
+            await asyncio.wait_for(run.result(), LEASE_S + 6)
+        assert failed.value.code == "lost"
+        assert run.status == "lost"
+    return f"told as lost after {time.monotonic() - began:.1f} s"
