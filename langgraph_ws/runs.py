@@ -625,7 +625,7 @@ class Runs:
 
     def _admit(self, identity: Identity, request: StartRun, graph: str) -> Run:
         """Make a run of the request, if there may be one more."""
-        if self._draining:
+        if self._draining and not self._registry.is_shared:
             raise RequestError("draining", "the server is going away", retryable=True)
         if (request.update is not None or request.goto) and not self._allow_updates:
             raise RequestError("forbidden", "update, goto: not allowed here")
@@ -670,6 +670,9 @@ class Runs:
                 raise RequestError("conflict", "run_id: it exists on another thread")
             if admitted.busy:
                 raise _busy(run.request, full=admitted.full)
+            if admitted.lease is not None and self._draining:  # another process carries it
+                await self._let_go(admitted.lease)
+                return Standing(ticket=ticket)
             if admitted.lease is not None:
                 self._carry(run, admitted.lease)
         except RequestError as refusal:
@@ -719,7 +722,8 @@ class Runs:
             await run.break_off(failure)
         finally:
             following = run.next if run.is_over else await self._let_go(lease)
-            del self._live[run.name]
+            if self._live.get(run.name) is run:  # not taken over by this very process
+                del self._live[run.name]
             run.begun.set()
             run.over.set()
             if following is not None:

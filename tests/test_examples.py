@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ import langgraph_ws
 from langgraph_ws import attach_websocket
 from langgraph_ws.demo import CHAPTERS, demo_graph
 from tests.proxy import CuttingProxy
+from tests.servers import free_port, redis_server
 
 ROOT = Path(langgraph_ws.__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -72,7 +74,7 @@ def of(frames: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [frame["data"] for frame in frames if frame["type"] == kind]
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.stem)
 def test_an_example_fits_on_a_page(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith('"""')
@@ -288,3 +290,42 @@ async def test_terminal_chat_reconnects_and_misses_nothing() -> None:
     assert LOST in printed
     told = printed.replace(LOST, "")
     assert [told.count(chapter) for chapter in CHAPTERS] == [1] * len(CHAPTERS)
+
+
+async def test_scale_out_survives_a_killed_process(tmp_path: Path) -> None:
+    folder = EXAMPLES / "scale_out"
+    port = free_port()
+
+    async def start(script: str, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, folder / script, *arguments, stdout=subprocess.PIPE
+        )
+
+    with redis_server(tmp_path) as redis:
+        servers = await start("start.py", str(port), redis.url, str(tmp_path / "db"))
+        assert servers.stdout is not None
+        pids: list[int] = []
+        ready = 0
+        async with asyncio.timeout(BOUND):
+            while ready < 2:
+                line = (await servers.stdout.readline()).decode()
+                ready += line == "ready\n"
+                if line.startswith("process "):
+                    pids.append(int(line.split()[-1]))
+        client = await start("client.py", f"ws://127.0.0.1:{port}/ws")
+        assert client.stdout is not None
+        try:
+            async with asyncio.timeout(BOUND):
+                seen = (await client.stdout.readuntil(b"Chapter 2: whoever")).decode()
+                for pid in pids:  # whichever of them it is that tells the story
+                    os.kill(pid, signal.SIGKILL)
+                seen += (await client.stdout.read()).decode()
+                assert await client.wait() == 0
+        finally:
+            servers.terminate()
+            await servers.wait()
+    assert "another process goes on (attempt 2)" in seen
+    _, _, story = seen.rpartition("completed:")
+    assert [line[:10] for line in story.split("\n") if line] == [
+        f"Chapter {number}:" for number in (1, 2, 3)
+    ]

@@ -13,7 +13,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.graph import MessagesState
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 from langgraph_ws import current_run
@@ -159,6 +159,20 @@ async def test_a_drained_server_hands_its_runs_over(tmp_path: Path, start: Start
         task for name, _, task in steps.ran[:2] if name == "two"
     )
     assert status_of(await frames_of(there, "next")) == "completed"
+
+
+async def test_what_a_server_is_asked_on_its_way_out_is_done_elsewhere(
+    tmp_path: Path, start: Start
+) -> None:
+    steps = Steps(tmp_path)
+    steps.open_all()
+    here, there = await start(steps.graph, lease=60.0), await start(steps.graph, lease=60.0)
+    await here.drain(0)
+    info = await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    assert (info.run_id, info.thread_id) == ("r", "t")
+    frames = await frames_of(there, "r")
+    assert status_of(frames) == "completed"
+    assert not only(frames, AttemptStarted)
 
 
 async def test_what_cannot_be_continued_is_lost_promptly(tmp_path: Path, start: Start) -> None:
@@ -320,8 +334,11 @@ async def interrupted_story(
     return view, story
 
 
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("missing", range(9))
-async def test_what_the_log_lacks_of_a_saved_result_is_said_again(missing: int) -> None:
+async def test_what_the_log_lacks_of_a_saved_result_is_said_again(
+    missing: int, nested: bool
+) -> None:
     async def one(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage("first", id="m1")]}
 
@@ -329,7 +346,11 @@ async def test_what_the_log_lacks_of_a_saved_result_is_said_again(missing: int) 
         await asyncio.Event().wait()
         return {}
 
-    graph = graph_of(one, two, saver=InMemorySaver())
+    if nested:
+        builder = StateGraph(MessagesState).add_node("sub", graph_of(one, two))
+        graph = builder.add_edge(START, "sub").compile(checkpointer=InMemorySaver())
+    else:
+        graph = graph_of(one, two, saver=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "t"}}
     run, story = await interrupted_story(graph, config, "two", missing)
     found = await take_over(graph, config, run, story, resumes=False)

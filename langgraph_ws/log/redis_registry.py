@@ -121,6 +121,7 @@ class RedisRegistry(Registry):
         self._lease_ms = int(lease * 1000)
         self._keep_ms = int(keep_s * 1000)
         self._held: dict[str, Lease] = {}
+        self._finishing: set[Lease] = set()  # what is heard of these may be out of date
         self._claims = 0
         self._keeper: Keeper | None = None
         self._bell = asyncio.Event()
@@ -187,11 +188,15 @@ class RedisRegistry(Registry):
         ticket = lease.ticket
         state = "" if interrupted is None else str(int(interrupted))
         began = _now()
-        more = await self._store.write(
-            *(lua.FINISH, ticket.thread, ticket.run_id, frames),
-            *(ticket.thread, ticket.run, state, self._owner, self._lease_ms),
-            fence=lease.fence,
-        )
+        self._finishing.add(lease)
+        try:
+            more = await self._store.write(
+                *(lua.FINISH, ticket.thread, ticket.run_id, frames),
+                *(ticket.thread, ticket.run, state, self._owner, self._lease_ms),
+                fence=lease.fence,
+            )
+        finally:
+            self._finishing.discard(lease)
         self._forget(lease)
         if not frames and interrupted is None:
             await self._store.command("DEL", self._where(ticket.run))
@@ -350,7 +355,7 @@ class RedisRegistry(Registry):
         reply = await self._store.run(
             lua.RENEW, thread, thread, self._owner, lease.fence, self._lease_ms
         )
-        if self._held.get(thread) is not lease:
+        if self._held.get(thread) is not lease or lease in self._finishing:
             return
         if reply[0] == b"GONE":
             with contextlib.suppress(LeaseLost):

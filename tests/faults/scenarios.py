@@ -28,10 +28,14 @@ async def check_all(
     """Check conversations to the last letter; how many nodes ran again, and the attempts."""
     again = attempts = 0
     for conversation, thread in zip(runs, threads, strict=True):
-        check_runs(conversation)
-        await made.check_state(thread)
         ids = [run.run_id for run in conversation]
-        again += made.check_notes(ids)
+        try:
+            check_runs(conversation)
+            await made.check_state(thread)
+            again += made.check_notes(ids)
+        except AssertionError:
+            print(await made.describe(thread, ids))
+            raise
         attempts += sum(max(note.attempt for note in made.notes(run)) - 1 for run in ids)
     return again, attempts
 

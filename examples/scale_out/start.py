@@ -1,0 +1,47 @@
+"""Two processes behind one port: python start.py [PORT [REDIS_URL [CHECKPOINTS]]]
+
+Then run client.py in another terminal. Whatever ends a process, kill -9 too, another is started in
+its place. It needs a Redis.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SERVE = Path(__file__).with_name("serve.py")
+DEFAULTS = ["8765", "redis://127.0.0.1:6379/0", "checkpoints.db"]
+
+
+def start(arguments):
+    process = subprocess.Popen([sys.executable, SERVE, *arguments])
+    print(f"process {process.pid}: try kill -9 {process.pid}", flush=True)
+    return process
+
+
+def leave(*_):
+    raise SystemExit
+
+
+def main():
+    given = sys.argv[1:]
+    arguments = given + DEFAULTS[len(given) :]
+    signal.signal(signal.SIGTERM, leave)
+    processes = []
+    try:
+        while True:
+            processes = [process for process in processes if process.poll() is None]
+            while len(processes) < 2:
+                processes.append(start(arguments))
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+main()

@@ -1,0 +1,65 @@
+"""Several processes, Redis and checkpointers that die: a quick selection of `tests.faults`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import scenarios
+from tests.servers import PostgresServer, RedisServer, postgres_server, redis_server
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path, appendonly=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+async def test_killed_owners_with_postgresql(
+    tmp_path: Path, redis: RedisServer, postgres: PostgresServer
+) -> None:
+    await scenarios.kill_owners(tmp_path, redis, postgres.url, kills=3, seed=1)
+
+
+async def test_killed_owners_with_sqlite(tmp_path: Path, redis: RedisServer) -> None:
+    await scenarios.kill_owners(tmp_path, redis, str(tmp_path / "db"), kills=1, seed=2)
+
+
+async def test_a_stopped_owner(
+    tmp_path: Path, redis: RedisServer, postgres: PostgresServer
+) -> None:
+    await scenarios.stop_owner(tmp_path, redis, postgres.url, times=1)
+
+
+async def test_a_rolling_restart(
+    tmp_path: Path, redis: RedisServer, postgres: PostgresServer
+) -> None:
+    await scenarios.rolling_restart(tmp_path, redis, postgres.url, restarts=2, runs=4)
+
+
+async def test_a_killed_redis(tmp_path: Path, redis: RedisServer, postgres: PostgresServer) -> None:
+    await scenarios.kill_redis(tmp_path, redis, postgres.url, kills=2)
+
+
+async def test_a_wiped_redis(tmp_path: Path, redis: RedisServer, postgres: PostgresServer) -> None:
+    await scenarios.wipe_redis(tmp_path, redis, postgres.url, times=1)
+
+
+async def test_a_redis_that_stays_away(
+    tmp_path: Path, redis: RedisServer, postgres: PostgresServer
+) -> None:
+    await scenarios.lose_redis(tmp_path, redis, postgres.url)
+
+
+async def test_a_killed_owner_without_checkpoints(tmp_path: Path, redis: RedisServer) -> None:
+    await scenarios.lose_without_checkpoints(tmp_path, redis)
