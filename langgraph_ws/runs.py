@@ -444,6 +444,7 @@ class Runs:
         """A connection follows the thread."""
         viewers = self._viewers.setdefault(self.key(identity, thread_id), _Viewers())
         viewers.count += 1
+        self._watch(self.key(identity, thread_id), viewers)
         if viewers.grace is not None:
             viewers.grace.cancel()
             viewers.grace = None
@@ -453,6 +454,7 @@ class Runs:
         key = self.key(identity, thread_id)
         viewers = self._viewers[key]
         viewers.count -= 1
+        self._watch(key, viewers)
         if viewers.count > 0:
             return
         if dropped and self._on_disconnect == "cancel" and not self._draining:
@@ -465,7 +467,20 @@ class Runs:
         del self._viewers[key]
         self._spawn(self._end_all(key))
 
+    def _watch(self, key: str, viewers: _Viewers) -> None:
+        """Tell other processes that somebody has come, or that the last one has left."""
+        if self._on_disconnect == "cancel" and viewers.count < 2:
+            self._spawn(self._tell(key, watched=viewers.count == 1))
+
+    async def _tell(self, key: str, *, watched: bool) -> None:
+        try:
+            await self._registry.watch(key, watched=watched)
+        except LogFailed as error:
+            logger.warning("it could not be told who follows a thread: %s", error)
+
     async def _end_all(self, key: str) -> None:
+        if key in self._viewers or await self._registry.is_watched(key):
+            return
         for standing in reversed(await self._registry.live(key)):
             await self._end(standing)
 

@@ -265,6 +265,25 @@ async def test_any_server_sees_cancels_answers_and_supersedes(tmp_path: Path, st
     assert status_of(await frames_of(here, "e")) == "cancelled"
 
 
+async def test_a_run_is_cancelled_when_nobody_follows_it_anywhere(
+    tmp_path: Path, start: Start
+) -> None:
+    steps = Steps(tmp_path)
+    options: dict[str, Any] = {"on_disconnect": "cancel"}
+    here, there = await start(steps.graph, **options), await start(steps.graph, **options)
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    for runs in (here, there):
+        runs.joined(ANONYMOUS, "t")
+    await steps.entered["one"].wait()
+    await asyncio.sleep(0.3)  # longer than it is told again
+    here.left(ANONYMOUS, "t", dropped=True)
+    await asyncio.sleep(0.3)
+    assert (await there.info(ANONYMOUS, None, "r")).status == "running"
+    there.left(ANONYMOUS, "t", dropped=True)
+    assert status_of(await frames_of(there, "r")) == "cancelled"
+    steps.open_all()
+
+
 async def test_a_process_that_was_stopped_writes_no_checkpoint(tmp_path: Path) -> None:
     clock = [0.0]
     ticket = Ticket(run="/r", thread="t", thread_id="t", graph="g", work=None)

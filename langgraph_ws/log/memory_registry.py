@@ -155,6 +155,13 @@ class MemoryRegistry(Registry):
         """Where a run is to be found."""
         return self._where.get(run)
 
+    async def watch(self, thread: str, *, watched: bool) -> None:
+        """Nothing: there is no other process that would ask."""
+
+    async def is_watched(self, thread: str) -> bool:
+        """No: there is no other process."""
+        return False
+
     async def orphans(self) -> tuple[Standing, ...]:
         """All that wait."""
         return tuple(

@@ -307,7 +307,7 @@ class RedisThreadLog(ThreadLog):
 
     def _keys(self, thread: str) -> list[str]:
         slot = f"{self._prefix}:{{{crc32(thread.encode()) % _SHARDS}}}"
-        names = ("meta", "log", "results", "fold", "own", "queue")
+        names = ("meta", "log", "results", "fold", "own", "queue", "viewers")
         return [*(f"{slot}:{thread}:{name}" for name in names), f"{slot}:leases"]
 
     async def _run(self, script: str, thread: str, *arguments: Any) -> Any:

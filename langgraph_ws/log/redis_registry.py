@@ -122,6 +122,7 @@ class RedisRegistry(Registry):
         self._keep_ms = int(keep_s * 1000)
         self._held: dict[str, Lease] = {}
         self._finishing: set[Lease] = set()  # what is heard of these may be out of date
+        self._watched: set[str] = set()
         self._claims = 0
         self._keeper: Keeper | None = None
         self._bell = asyncio.Event()
@@ -245,6 +246,19 @@ class RedisRegistry(Registry):
             raise LogFailed(f"where {run!r} is, as Redis has it, is corrupt") from error
         return Where(str(thread), str(thread_id))
 
+    async def watch(self, thread: str, *, watched: bool) -> None:
+        """Take note that clients of this process follow a thread, or that none does any more."""
+        (self._watched.add if watched else self._watched.discard)(thread)
+        await self._tell_watched(thread)
+
+    async def is_watched(self, thread: str) -> bool:
+        """Whether clients of another process follow a thread."""
+        return _int(await self._store.run(lua.WATCHED, thread, self._owner)) > 0
+
+    async def _tell_watched(self, thread: str) -> None:
+        long = self._lease_ms if thread in self._watched else 0
+        await self._store.run(lua.WATCH, thread, self._owner, long)
+
     async def orphans(self) -> tuple[Standing, ...]:
         """None: other processes go on."""
         return ()
@@ -333,6 +347,7 @@ class RedisRegistry(Registry):
             try:
                 await self._renew_all()
                 await self._claim_all()
+                await _some_at_once(map(self._tell_watched, list(self._watched)))
             except LogFailed as error:
                 logger.warning("leases cannot be looked after: %s", error)
             except Exception:

@@ -223,5 +223,13 @@ class Registry(ABC):
         """Where a run is to be found that is live, or ended not too long ago."""
 
     @abstractmethod
+    async def watch(self, thread: str, *, watched: bool) -> None:
+        """Take note that clients of this process follow a thread, or that none does any more."""
+
+    @abstractmethod
+    async def is_watched(self, thread: str) -> bool:
+        """Whether clients of another process follow a thread."""
+
+    @abstractmethod
     async def orphans(self) -> tuple[Standing, ...]:
         """The runs that would wait in vain once this process has ended."""

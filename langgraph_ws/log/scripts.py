@@ -19,6 +19,7 @@ are milliseconds, bytes and entry numbers; frames are JSON that no script looks 
                   its attempt, `c:<r>` its crashes, `s:<r>` the run that it supersedes, `x:<r>`
                   set when it is to stop, `k:<r>` the call that admitted it
 `QUEUE`   list    the runs that wait
+`VIEWERS` zset    the processes whose clients follow the thread, by until when that is known
 `LEASES`  zset    the threads of the slot that are held, by when their lease ends
 ========  ======  ============================================================================
 
@@ -44,12 +45,14 @@ __all__ = [
     "STOP",
     "STORE_FOLD",
     "VIEW",
+    "WATCH",
+    "WATCHED",
     "WITHDRAW",
 ]
 
 _PRELUDE = """
 local META, LOG, RESULTS, FOLD = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local OWN, QUEUE, LEASES = KEYS[5], KEYS[6], KEYS[7]
+local OWN, QUEUE, VIEWERS, LEASES = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local now = tonumber(ARGV[1])
 if not now then
   local t = redis.call('TIME')
@@ -569,5 +572,26 @@ if not load() and ARGV[18] ~= '' then
 end
 hold(ARGV[6], ARGV[7], tonumber(ARGV[9]))
 return 1
+"""
+)
+
+WATCH = (
+    _PRELUDE
+    + """
+-- ARGV: owner, for how long (0: no longer)
+local long = tonumber(ARGV[7])
+if long == 0 then return redis.call('ZREM', VIEWERS, ARGV[6]) end
+redis.call('ZADD', VIEWERS, text(now + long), ARGV[6])
+redis.call('PEXPIRE', VIEWERS, long)
+return 1
+"""
+)
+
+WATCHED = (
+    _PRELUDE
+    + """
+-- ARGV: owner -> how many others there are
+redis.call('ZREMRANGEBYSCORE', VIEWERS, '-inf', text(now))
+return redis.call('ZCARD', VIEWERS) - (redis.call('ZSCORE', VIEWERS, ARGV[6]) and 1 or 0)
 """
 )

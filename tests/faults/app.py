@@ -101,6 +101,9 @@ async def opened(checkpoints: str) -> AsyncIterator[Any]:
             yield saver
     else:
         async with AsyncSqliteSaver.from_conn_string(checkpoints) as saver:
+            # Several processes write to one file here; five seconds are not enough for that.
+            await saver.conn.execute("PRAGMA busy_timeout = 30000")
+            await saver.conn.execute("PRAGMA synchronous = NORMAL")
             yield saver
 
 
