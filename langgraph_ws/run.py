@@ -261,7 +261,7 @@ class Run:
         assert run.started is not None
         base = config.get("configurable", {}).pop("checkpoint_id", None)
         position, story = await self._story()
-        resumes = self.request.kind != "input"
+        resumes = self.request.kind != "input" or self.request.answers_pending
         found = await take_over(graph, config, run, story, resumes=resumes)
         value: Any = None
         how = found.how

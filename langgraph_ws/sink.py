@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = ["Sink"]
 
 _PATIENCE = 256
 """Frames that may wait before the run gives way to the task that writes them."""
+_STANDSTILL_S = 1.0
 _BATCH_BYTES = 1_024
 """Text that waits for no more."""
 
@@ -66,6 +68,7 @@ class Sink:
         self._texts: list[str] = []  # of the last pending frame, when it is a delta
         self._bytes = 0
         self._wake = asyncio.Event()
+        self._wrote = asyncio.Event()
         self._closed = False
         self.writer = asyncio.create_task(self._write(), name=f"sink {run_id}")
         self.dropped = 0
@@ -101,10 +104,18 @@ class Sink:
         """Give way to the writer when much is waiting.
 
         `astream` hands out what is ready without giving way to other tasks, so a burst would
-        otherwise look like a log that does not keep up.
+        otherwise look like a log that does not keep up. A log that has stood still for a second is
+        not waited for: what a graph says meanwhile waits in a queue that knows no bounds (langgraph
+        1.2.22).
         """
-        if len(self._pending) >= _PATIENCE and self.error is None:
-            await asyncio.sleep(0)
+        if len(self._pending) < _PATIENCE or self.error is not None:
+            return
+        await asyncio.sleep(0)
+        patience = self._wrote_at + _STANDSTILL_S - self._loop.time()
+        if len(self._pending) >= _PATIENCE and patience > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._wrote.wait()
 
     async def write(self, frames: Iterable[Frame]) -> Position:
         """Write frames now, before any other is put."""
@@ -151,6 +162,7 @@ class Sink:
                 continue
             self._fold()
             batch, self._pending, self._bytes = self._pending, [], 0
+            self._wrote.clear()
             try:
                 await self.write(batch)
             except Exception as error:
@@ -158,3 +170,5 @@ class Sink:
                 self.error.__cause__ = error
                 self._pending.clear()
                 return
+            finally:
+                self._wrote.set()

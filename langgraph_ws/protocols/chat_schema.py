@@ -333,7 +333,7 @@ class HeartbeatData(TypedDict):
 class ByeData(TypedDict):
     """The server is about to close."""
 
-    reason: Literal["restart", "slow", "expired", "overloaded", "abuse"]
+    reason: Literal["restart", "slow", "expired", "overloaded", "unavailable", "abuse"]
     retry: Retry
     after_ms: int
 
