@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults import scenarios
 from tests.servers import PostgresServer, RedisServer, postgres_server, redis_server
+from tests.test_js_client import node
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -33,6 +34,13 @@ async def test_killed_owners_with_postgresql(
 
 async def test_killed_owners_with_sqlite(tmp_path: Path, redis: RedisServer) -> None:
     await scenarios.kill_owners(tmp_path, redis, str(tmp_path / "db"), kills=1, seed=2)
+
+
+async def test_killed_owners_under_the_javascript_client(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    node()
+    await scenarios.kill_under_javascript(tmp_path, redis, str(tmp_path / "db"), times=1)
 
 
 async def test_a_stopped_owner(

@@ -123,6 +123,9 @@ async def test_a_run_that_is_cut_off_goes_on_elsewhere(tmp_path: Path, start: St
     steps.gates["one"].set()
     await steps.entered["two"].wait()
     steps.entered["two"].clear()
+    async for entry in there.entries(run_id="r"):
+        if isinstance(entry.frame, StepStarted) and entry.frame.node == "two":
+            break
     cut_off(here)
     await steps.entered["two"].wait()
     steps.gates["two"].set()

@@ -29,6 +29,11 @@ def table(quick: bool) -> list[tuple[str, str, Scenario]]:
         ("kill -9 of the owner at random moments", "PostgreSQL", kill(4 if few else 70, 1)),
         ("kill -9 of the owner at random moments", "SQLite", kill(2 if few else 30, 2)),
         (
+            "kill -9 under the JavaScript client",
+            "SQLite",
+            lambda *where: scenarios.kill_under_javascript(*where, times=few or 8),
+        ),
+        (
             "SIGSTOP longer than the lease, and back",
             "PostgreSQL",
             lambda *where: scenarios.stop_owner(*where, times=few or 8),

@@ -6,9 +6,11 @@ Each scenario returns what it measured, for the table of `python -m tests.faults
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +18,8 @@ import pytest
 from redis.asyncio import Redis
 
 from langgraph_ws.client import Client, Run, RunFailedError
-from tests.faults.cluster import LEASE_S, Cluster, check_runs, cluster, converse
+from tests.faults.app import text_of
+from tests.faults.cluster import LEASE_S, SPOKEN, Cluster, check_runs, cluster, converse
 from tests.servers import RedisServer
 
 PATIENCE_S = 60.0
@@ -91,6 +94,40 @@ async def kill_owners(
         f"{done} conversations, {killed} runs hit, {attempts} take-overs, {again} nodes ran again, "
         f"slowest take-over {slowest:.1f} s (lease {LEASE_S:.0f} s)"
     )
+
+
+async def kill_under_javascript(
+    directory: Path, redis: RedisServer, checkpoints: str, *, times: int
+) -> str:
+    """kill -9 of the owner under the JavaScript client: its view is that of an undisturbed run."""
+    script = Path(__file__).parents[1] / "js" / "converse.mjs"
+    attempts = 0
+    async with cluster(directory, redis.url, checkpoints, prefix="js") as made:
+        for number in range(times):
+            thread = f"js-{number}"
+            node = await asyncio.create_subprocess_exec(
+                "node", script, made.url, thread, stdout=asyncio.subprocess.PIPE
+            )
+            assert node.stdout is not None
+            async with asyncio.timeout(PATIENCE_S):
+                run_id = (await node.stdout.readline()).decode().strip()
+                owner = await made.owned(run_id, ["plan", "left", "second", "act"][number % 4])
+                await asyncio.sleep(0.05)
+                await made.kill(owner)
+                await made.add()
+                seen = json.loads(await node.stdout.read())
+                assert await node.wait() == 0
+            assert (seen["status"], seen["text"]) == ("completed", text_of("finish"))
+            said = [
+                "".join(block["text"] for block in message["blocks"] if block["kind"] == "text")
+                for message in seen["messages"]
+                if message["role"] == "assistant"
+            ]
+            assert Counter(said) == Counter([*map(text_of, SPOKEN), "you said yes"]), said
+            assert all(message["status"] == "finished" for message in seen["messages"]), seen
+            await made.check_state(thread)
+            attempts += sum(run["attempt"] - 1 for run in seen["runs"])
+    return f"{times} kills, {attempts} take-overs: the view is that of an undisturbed run"
 
 
 async def stop_owner(directory: Path, redis: RedisServer, checkpoints: str, *, times: int) -> str:
