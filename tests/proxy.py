@@ -6,30 +6,20 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Self
 
 
-class CuttingProxy:
-    """Forwards to a port; each connection is cut after a random number of bytes.
+class _Proxy:
+    """Serves on a free port of the loopback, each connection in a task of its own."""
 
-    Args:
-        port: The port to forward to, on loopback.
-        seed: The seed of all chance in it.
-        cuts: How many connections to cut; later ones live.
-        longest: The most bytes that pass in one direction before a cut.
-    """
-
-    def __init__(self, port: int, *, seed: int, cuts: int, longest: int = 20_000) -> None:
+    def __init__(self, target: int, seed: int) -> None:
         self.port = 0
-        self.connections = 0
-        self.cuts = 0
-        self._target = port
+        self._target = target
         self._random = random.Random(seed)
-        self._most = cuts
-        self._longest = longest
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[CuttingProxy]:
+    async def serving(self) -> AsyncIterator[Self]:
         """Serve on a free port."""
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
@@ -43,14 +33,34 @@ class CuttingProxy:
             await server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        task = asyncio.create_task(self._forward(reader, writer, self.connections <= self._most))
+        task = asyncio.create_task(self._forward(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _forward(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: bool
-    ) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
+
+class CuttingProxy(_Proxy):
+    """Forwards to a port; each connection is cut after a random number of bytes.
+
+    Args:
+        port: The port to forward to, on loopback.
+        seed: The seed of all chance in it.
+        cuts: How many connections to cut; later ones live.
+        longest: The most bytes that pass in one direction before a cut.
+    """
+
+    def __init__(self, port: int, *, seed: int, cuts: int, longest: int = 20_000) -> None:
+        super().__init__(port, seed)
+        self.connections = 0
+        self.cuts = 0
+        self._most = cuts
+        self._longest = longest
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        doomed = self.connections <= self._most
         # Short ones cut the handshake and the first messages, long ones the stream.
         top = self._random.choice([400, 2_000, self._longest])
         left = [self._random.randrange(1, top) if doomed else 1 << 60]
@@ -155,7 +165,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.transport.abort()
 
 
-class EatingProxy:
+class EatingProxy(_Proxy):
     """Forwards requests to a port; some answers are eaten, and the connection closed instead.
 
     Args:
@@ -168,32 +178,10 @@ class EatingProxy:
     def __init__(
         self, port: int, *, seed: int, share: float, spared: Callable[[bytes], bool]
     ) -> None:
-        self.port = 0
+        super().__init__(port, seed)
         self.eaten = 0
         self.share = share
-        self._target = port
-        self._random = random.Random(seed)
         self._spared = spared
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[EatingProxy]:
-        """Serve on a free port."""
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            for task in tuple(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await server.wait_closed()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._forward(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sides = [writer]

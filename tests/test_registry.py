@@ -324,6 +324,20 @@ class TestShared:
         with pytest.raises(LeaseLost):
             await here.registry().finish(lease, END, interrupted=False)
 
+    async def test_who_cannot_renew_a_lease_stops_before_it_ends(self, make: Make) -> None:
+        keeper = Keeper()
+        log = make(patience=0.1)
+        lease = await lease_of(await begin(log, keeper), "a")
+        began = asyncio.get_running_loop().time()
+
+        async def fail(*_: Any) -> Any:
+            raise LogFailed("Redis is away")
+
+        log._server.call = fail  # type: ignore[attr-defined]
+        await keeper.until(lambda: keeper.lost == ["me/a"])
+        assert not lease.is_held
+        assert asyncio.get_running_loop().time() - began < 1.1
+
     async def test_a_graph_that_is_not_served_here_is_left_to_others(self, make: Make) -> None:
         registry = await begin(make())
         lease = await lease_of(registry, "a")
