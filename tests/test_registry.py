@@ -324,6 +324,17 @@ class TestShared:
         with pytest.raises(LeaseLost):
             await here.registry().finish(lease, END, interrupted=False)
 
+    async def test_who_takes_a_run_back_begins_a_new_attempt(self, make: Make) -> None:
+        keeper = Keeper()
+        registry = await begin(make(), keeper)
+        lease = await lease_of(registry, "a")
+        registry._held.clear()  # type: ignore[attr-defined]  # it could not renew it
+        await keeper.until(lambda: bool(keeper.taken))
+        [taken] = keeper.taken
+        assert (taken.attempt, taken.crashes) == (2, 1)
+        assert taken.fence > lease.fence
+        assert taken.is_held
+
     async def test_who_cannot_renew_a_lease_stops_before_it_ends(self, make: Make) -> None:
         keeper = Keeper()
         log = make(patience=0.1)

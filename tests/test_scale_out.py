@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults import scenarios
+from tests.node import node
 from tests.servers import PostgresServer, RedisServer, postgres_server, redis_server
-from tests.test_js_client import node
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -39,7 +39,7 @@ async def test_killed_owners_with_sqlite(tmp_path: Path, redis: RedisServer) -> 
 async def test_killed_owners_under_the_javascript_client(
     tmp_path: Path, redis: RedisServer
 ) -> None:
-    node()
+    node(Path(__file__).parent / "js")
     await scenarios.kill_under_javascript(tmp_path, redis, str(tmp_path / "db"), times=1)
 
 

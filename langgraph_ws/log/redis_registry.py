@@ -408,7 +408,7 @@ class RedisRegistry(Registry):
         began = _now()
         reply = await self._store.run(
             lua.CLAIM,
-            *(thread, thread, self._owner, self._lease_ms, f"{self._owner}:{self._claims}"),
+            *(thread, thread, self._owner, self._lease_ms, f"{self._owner}:claim:{self._claims}"),
             dumps([int(pause * 1000) for pause in _PAUSES_S]),
             *self._keeper.graph_names(),
         )
