@@ -293,7 +293,7 @@ class TestShared:
 
     async def test_what_is_let_go_of_is_taken_over_at_once(self, make: Make) -> None:
         keeper = Keeper()
-        here = await begin(make(lease=60.0))
+        here = await begin(make(lease=60.0), Keeper(names=()))  # it does not take it back itself
         await begin(make(lease=60.0), keeper)
         lease = await lease_of(here, "a")
         await here.release(lease)
