@@ -142,6 +142,41 @@ async def test_one_connection_reads_for_all_followers_of_a_process(make: Make) -
     assert len(clients) < 10
 
 
+async def test_what_is_written_while_older_entries_are_loaded_is_no_gap(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make(), make()
+    written = whole_run("r", delta("one"))
+    await here.append("t", "r", written)
+    before = await there.follow("t", None, Wakes())
+    before.read(ALL)
+    await asyncio.sleep(0.05)  # the reader waits for what comes next
+    before.close()
+    loading, go_on = asyncio.Event(), asyncio.Event()
+    read = there._read
+
+    async def slowly(*given: Any) -> Any:
+        loading.set()
+        await go_on.wait()
+        return await read(*given)
+
+    monkeypatch.setattr(there, "_read", slowly)
+    wakes = Wakes()
+    following = asyncio.create_task(there.follow("t", None, wakes))
+    await loading.wait()
+    await here.append("t", "s", whole_run("s"))
+    await asyncio.sleep(0.05)  # the reader is told of it
+    go_on.set()
+    follower = await following
+    expected = [*written, *whole_run("s")]
+    seen: list[Any] = []
+    while len(seen) < len(expected):
+        seen += frames_of(follower.read(ALL))
+        if len(seen) < len(expected):
+            await wakes.reach(wakes.count + 1)
+    assert seen == expected
+
+
 async def test_a_process_that_only_reads_folds_on_from_a_stored_fold(make: Make) -> None:
     limits = Retention(entries=20)
     here, there = make(retention=limits), make(retention=limits)

@@ -908,7 +908,8 @@ class _Reader:
         streams: Any = {self._wake: self._woken}
         if self._hear is not None:
             streams[self._bell] = self._heard
-        streams |= {stream: f"{thread.head}-0" for stream, thread in remote.items()}
+        heads = {stream: thread.head for stream, thread in remote.items()}
+        streams |= {stream: f"{head}-0" for stream, head in heads.items()}
         reply = await redis.xread(streams, count=_READ_AT_ONCE, block=int(_BLOCK_S * 1000))
         for stream, entries in cast("Any", reply) or ():
             name = _text(stream)
@@ -919,9 +920,11 @@ class _Reader:
                 for _, news in entries:
                     self._hear(news)
             elif (thread := self._threads.get(name)) is not None:
-                self._show(thread, entries)
+                self._show(thread, heads[name], entries)
 
-    def _show(self, thread: _Thread, found: Sequence[Any]) -> None:
+    def _show(self, thread: _Thread, after: int, found: Sequence[Any]) -> None:
+        if thread.head < after:  # somebody has begun to read from further back meanwhile
+            return
         try:
             entries = [_stream_entry(name, fields) for name, fields in found]
         except LogFailed:
