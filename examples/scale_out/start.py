@@ -1,7 +1,7 @@
 """Two processes behind one port: python start.py [PORT [REDIS_URL [CHECKPOINTS]]]
 
 Then run client.py in another terminal. Whatever ends a process, kill -9 too, another is started in
-its place. It needs a Redis.
+its place. It needs a Redis, and `pip install "langgraph-ws[redis]" langgraph-checkpoint-sqlite`.
 """
 
 import signal
