@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -113,6 +112,7 @@ class Settings:
     on_cancel: OnCancel | None
     metrics: Metrics
     merge_window: float
+    tapped: bool = False
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -227,6 +227,7 @@ class Run:
             expose_output=self.settings.expose_output,
             debug=self.settings.debug,
             resumption=start.resumption,
+            tapped=self.settings.tapped,
         )
         labels = RunLabels(graph=self.graph, run_id=self.run_id, thread_id=self.thread_id)
         metrics, began = self.settings.metrics, time.monotonic()
@@ -398,15 +399,12 @@ class Run:
 
     async def _pump(self, execution: Execution, sink: Sink, labels: RunLabels) -> None:
         """Everything that the graph says, into the sink."""
-        silent = True
-        async with aclosing(execution.frames()) as frames:
-            async for frame in frames:
-                sink.put(frame)
-                if silent and isinstance(frame, _WORDS):
-                    silent = False
-                    waited = time.monotonic() - self._accepted
-                    self.settings.metrics.first_frame(labels, waited)
-                await sink.room()
+
+        def spoke() -> None:
+            waited = time.monotonic() - self._accepted
+            self.settings.metrics.first_frame(labels, waited)
+
+        await execution.drive(_Listening(sink, spoke))
 
     async def _close(
         self,
@@ -580,6 +578,26 @@ def decode_run(data: bytes, settings: Settings) -> Run:
     """
     stored = _Stored.model_validate_json(data)
     return Run(settings=settings, **dict(stored))
+
+
+class _Listening:
+    """The sink of a run, until it has said something that is news to a user."""
+
+    def __init__(self, sink: Sink, spoke: Callable[[], None]) -> None:
+        self._sink = sink
+        self._spoke = spoke
+        self.put: Callable[[Frame], None] = self._listen
+        self.room = sink.room
+
+    @property
+    def crowded(self) -> bool:
+        return self._sink.crowded
+
+    def _listen(self, frame: Frame) -> None:
+        self._sink.put(frame)
+        if isinstance(frame, _WORDS):
+            self.put = self._sink.put
+            self._spoke()
 
 
 def _forget_outcome(task: asyncio.Task[None]) -> None:

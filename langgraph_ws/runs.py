@@ -14,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -49,6 +49,7 @@ from langgraph_ws.run import (
     run_name,
     unbegun,
 )
+from langgraph_ws.tap import available
 from langgraph_ws.turns import GRAPH_KEY, checkpoint_id, pending_interrupts
 from langgraph_ws.view import RunView, ThreadView
 
@@ -180,6 +181,7 @@ class Runs:
 
     async def begin(self) -> None:
         """Begin to work, inside the running event loop."""
+        self._settings = replace(self._settings, tapped=await available())
         await self.log.start()
         await self._registry.start(self)
 

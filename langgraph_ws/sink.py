@@ -100,19 +100,24 @@ class Sink:
         elif self._timer is None and not self._wake.is_set():
             self._timer = self._loop.call_at(self._wrote_at + self._window, self._wake.set)
 
-    async def room(self) -> None:
-        """Give way to the writer when much is waiting.
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that the run should give way to the writer.
 
-        `astream` hands out what is ready without giving way to other tasks, so a burst would
-        otherwise look like a log that does not keep up. A log that has stood still for a second is
-        not waited for: what a graph says meanwhile waits in a queue that knows no bounds (langgraph
-        1.2.22).
+        A graph says what it has to say without giving way to other tasks, so a burst would
+        otherwise look like a log that does not keep up.
         """
-        if len(self._pending) < _PATIENCE or self.error is not None:
-            return
+        return len(self._pending) >= _PATIENCE and self.error is None
+
+    async def room(self) -> None:
+        """Give way to the writer.
+
+        A log that has stood still for a second is not waited for: what a graph says meanwhile
+        waits in a queue that knows no bounds (langgraph 1.2.22).
+        """
         await asyncio.sleep(0)
         patience = self._wrote_at + _STANDSTILL_S - self._loop.time()
-        if len(self._pending) >= _PATIENCE and patience > 0:
+        if self.crowded and patience > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._wrote.wait()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
@@ -52,6 +53,7 @@ from langgraph_ws.mapping import (
     report,
 )
 from langgraph_ws.messages import Place, place_of
+from langgraph_ws.tap import Tap, can_tap
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -60,10 +62,12 @@ __all__ = [
     "Execution",
     "GraphOptions",
     "MapperError",
+    "Outlet",
     "Resumption",
     "check_graph",
     "graph_options",
     "input_messages",
+    "prepare_run",
     "stream_frames",
 ]
 
@@ -152,30 +156,60 @@ def input_messages(value: Any) -> tuple[dict[str, Any], ...]:
     return tuple(message_json(message) for message in messages if isinstance(message, BaseMessage))
 
 
+class Outlet(Protocol):
+    """Where the frames of a run go."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that the next frame should, too."""
+        ...
+
+    def put(self, frame: Frame, /) -> None:
+        """Take a frame."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until there is room again."""
+        ...
+
+
 # --- callbacks -------------------------------------------------------------------------------
 
 
-class _Tap(BaseCallbackHandler):
+class _Callbacks(BaseCallbackHandler):
     """Catches what retrievers find and custom events, anywhere in the graph.
 
     Nodes that are not async run in threads of their own, so what is caught takes the way that
     LangGraph's own parts take: through the event loop, in order.
+
+    Args:
+        types: Which of the two.
+        take: Called with each part, in the event loop.
+        at_once: Whether it is called at once by what runs in the event loop, as a `Tap` does.
     """
 
     run_inline = True
 
-    def __init__(self, types: Collection[str]) -> None:
+    def __init__(
+        self, types: Collection[str], take: Callable[[Part], None], *, at_once: bool
+    ) -> None:
         self._types = types
+        self._take = take
         self._loop = asyncio.get_running_loop()
-        self._caught: deque[Part] = deque()
+        self._thread = threading.get_ident() if at_once else None
         self._retrievers: dict[UUID, tuple[Place, str | None]] = {}
         self._closed = False
         self.dropped = 0
 
-    def take(self) -> Iterator[Part]:
-        """What was caught since the last time."""
-        while self._caught:
-            yield self._caught.popleft()
+    @property
+    def ignore_llm(self) -> bool:
+        """It hears no tokens: LangChain need not even ask it for each."""
+        return True
+
+    @property
+    def ignore_chat_model(self) -> bool:
+        """It hears no models."""
+        return True
 
     def close(self) -> None:
         """Drop what comes from now on, and count it."""
@@ -223,6 +257,9 @@ class _Tap(BaseCallbackHandler):
     def _pass(self, kind: str, place: Place, data: dict[str, Any]) -> None:
         told = {**data, "node": place.node, "task_id": place.task_id}
         part = {"type": kind, "ns": place.namespace, "data": told}
+        if threading.get_ident() == self._thread:
+            self._keep(part)
+            return
         try:
             self._loop.call_soon_threadsafe(self._keep, part)
         except RuntimeError:  # the loop is closed: a thread outlived it
@@ -232,7 +269,7 @@ class _Tap(BaseCallbackHandler):
         if self._closed:
             self.dropped += 1
         else:
-            self._caught.append(part)
+            self._take(part)
 
 
 def _with_callback(config: RunnableConfig, handler: BaseCallbackHandler) -> RunnableConfig:
@@ -295,6 +332,7 @@ class Execution:
         expose_output: Put the final state into `RunResult.output`.
         debug: Put what failed into `RunFailed.message`; for development only.
         resumption: What is known of earlier attempts; None: it is the first.
+        tapped: Whether `drive` may hear the graph by a `Tap` (see `tap.available`).
 
     Attributes:
         values: The newest state of the root graph; None before the first.
@@ -318,6 +356,7 @@ class Execution:
         expose_output: bool = False,
         debug: bool = False,
         resumption: Resumption | None = None,
+        tapped: bool = False,
     ) -> None:
         self.values: Any = None
         self.checkpoint_id: str | None = None
@@ -335,15 +374,16 @@ class Execution:
         self._expose_output = expose_output
         self._debug = debug
         self._resumption = resumption
-        self._tap: _Tap | None = None
+        self._tapped = tapped
+        self._heard: list[Tap | _Callbacks] = []
         self._interrupted = False
         self._ended = False
         self._began = time.monotonic()
 
     @property
     def dropped(self) -> int:
-        """How much was caught from callbacks after the end, and dropped."""
-        return self._tap.dropped if self._tap else 0
+        """How much was heard after the end, and dropped."""
+        return sum(source.dropped for source in self._heard)
 
     def drain(self) -> None:
         """Ask the graph to stop after the step that it is in; a remote graph cannot."""
@@ -374,10 +414,57 @@ class Execution:
                     for frame in _guarded(self._mapper.map, part):
                         yield frame
         finally:
-            if self._tap is not None:
-                self._tap.close()
+            self._hear_no_more()
         for frame in _guarded(self._mapper.finish):
             yield frame
+
+    async def drive(self, outlet: Outlet) -> None:
+        """Run the graph, and give its frames to the outlet as soon as they are made.
+
+        The frames are those of `frames`; with `tapped` those of a first attempt come without a
+        detour through the queue of `astream`. Cancelling the task stops the graph.
+
+        Raises:
+            MapperError: The mapper raised.
+            Exception: Whatever the graph or the outlet raised.
+        """
+        first = self._resumption is None
+        if first and self._tapped and not self._mapper.events and can_tap(self._graph):
+            await self._drive_tapped(outlet)
+            return
+        async with aclosing(self.frames()) as frames:
+            async for frame in frames:
+                outlet.put(frame)
+                if outlet.crowded:
+                    await outlet.room()
+
+    async def _drive_tapped(self, outlet: Outlet) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        feed = _Feed(self._mapper, self._note, outlet, task)
+        tap = Tap(self._graph, self._modes, feed.take)
+        config = self._with_callbacks(tap.config(self._config), feed.take, at_once=True)
+        for handler in tap.callbacks():
+            config = _with_callback(config, handler)
+        self._heard.append(tap)
+        try:
+            feed.put_all(_guarded(self._mapper.start, self._run))
+            arguments = self._arguments() | {"stream_mode": [], "subgraphs": False}
+            stream = tap.graph().astream(self._input, config, version="v2", **arguments)
+            async with aclosing(stream):
+                async for _ in stream:
+                    pass
+            await asyncio.sleep(0)  # what threads have passed on arrives
+        except asyncio.CancelledError:
+            if feed.error is None:
+                raise
+            task.uncancel()
+        finally:
+            self._hear_no_more()
+            await feed.flush()
+        if feed.error is not None:
+            raise feed.error
+        feed.put_all(_guarded(self._mapper.finish))
 
     def end(self, error: BaseException | None, *, cancelled: bool = False) -> list[Frame]:
         """The last frames of the run, once; nothing when called again.
@@ -451,27 +538,34 @@ class Execution:
 
     async def _parts(self) -> AsyncGenerator[Part]:
         """The parts of the stream, and what callbacks caught between them."""
-        config, tap = self._config, self._tapped()
-        if tap is not None:
-            config = _with_callback(config, tap)
+        caught: deque[Part] = deque()
+        config = self._with_callbacks(self._config, caught.append, at_once=False)
         stream = self._events(config) if self._mapper.events else self._stream(config)
         async with aclosing(stream):
             async for part in stream:
-                if tap is not None:
-                    for caught in tap.take():
-                        yield caught
+                while caught:
+                    yield caught.popleft()
                 if "type" in part:
                     self._note(part)
                 yield part
-        if tap is not None:
-            await asyncio.sleep(0)  # what threads have passed on arrives
-            for caught in tap.take():
-                yield caught
+        await asyncio.sleep(0)  # what threads have passed on arrives
+        while caught:
+            yield caught.popleft()
 
-    def _tapped(self) -> _Tap | None:
+    def _with_callbacks(
+        self, config: RunnableConfig, take: Callable[[Part], None], *, at_once: bool
+    ) -> RunnableConfig:
+        """The config with which callbacks are heard that no stream mode tells of."""
         types = self._mapper.modes & TAPPED
-        self._tap = _Tap(types) if types else None
-        return self._tap
+        if not types:
+            return config
+        callbacks = _Callbacks(types, take, at_once=at_once)
+        self._heard.append(callbacks)
+        return _with_callback(config, callbacks)
+
+    def _hear_no_more(self) -> None:
+        for source in self._heard:
+            source.close()
 
     def _stream(self, config: RunnableConfig) -> AsyncGenerator[Part]:
         stream = self._graph.astream(self._input, config, version="v2", **self._arguments())
@@ -493,9 +587,9 @@ class Execution:
 
     def _note(self, part: Part) -> None:
         """Keep what the end of the run needs to know of the root graph."""
-        if part["ns"]:
-            return
         kind, data = part["type"], part["data"]
+        if kind == "messages" or part["ns"]:
+            return
         if kind == "values":
             self.values = data
         elif kind == "tasks":
@@ -503,6 +597,82 @@ class Execution:
         elif kind == "checkpoints":
             self.checkpoint_id = data["config"]["configurable"].get("checkpoint_id")
             self.next = tuple(data.get("next") or ())
+
+
+class _Feed:
+    """Makes frames of parts as they are heard, in the middle of whatever the graph does.
+
+    So it never raises into it; and when the outlet is crowded, what comes next waits its turn. What
+    nodes still say when they are being cancelled is not heard.
+
+    Args:
+        mapper: Makes the frames of a part.
+        note: Told of each part before.
+        outlet: Where they go.
+        task: What runs the graph; cancelled when the mapper or the outlet has failed.
+    """
+
+    def __init__(
+        self,
+        mapper: Mapper,
+        note: Callable[[Part], None],
+        outlet: Outlet,
+        task: asyncio.Task[Any],
+    ) -> None:
+        self._map = mapper.map
+        self._note = note
+        self._outlet = outlet
+        self._task = task
+        self._waiting: deque[Part] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self.error: Exception | None = None
+
+    def take(self, part: Part) -> None:
+        """Make the frames of a part, now or when there is room."""
+        if self._task.cancelling():
+            return
+        if self._worker is None and not self._outlet.crowded:
+            self._make(part)
+            return
+        self._waiting.append(part)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work_off())
+
+    def put_all(self, frames: Iterable[Frame]) -> None:
+        """Take frames that were made elsewhere."""
+        for frame in frames:
+            self._outlet.put(frame)
+
+    async def flush(self) -> None:
+        """Wait until everything that was taken has been made frames of."""
+        if self._worker is not None:
+            await self._worker
+
+    async def _work_off(self) -> None:
+        while self._waiting and self.error is None:
+            if self._outlet.crowded:
+                await self._outlet.room()
+            self._make(self._waiting.popleft())
+        self._worker = None
+
+    def _make(self, part: Part) -> None:
+        try:
+            self._note(part)
+            frames = self._map(part)
+            if frames.__class__ is not list:
+                frames = list(frames)
+        except Exception as error:
+            self._fail(_mapper_failed(error))
+            return
+        try:
+            for frame in frames:
+                self._outlet.put(frame)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self._task.cancel()
 
 
 def _root_part(event: Mapping[str, Any]) -> Part | None:
@@ -587,7 +757,7 @@ async def stream_frames(
         ConfigurationError: The graph is not compiled, or the mapper is no mapper class.
     """
     check_graph(graph)
-    prepared, run = _prepare(graph, input, config)
+    prepared, run = prepare_run(graph, input, config)
     execution = Execution(
         graph,
         input,
@@ -613,7 +783,7 @@ async def stream_frames(
         yield frame
 
 
-def _prepare(
+def prepare_run(
     graph: Any, given: Any, config: Mapping[str, Any] | None
 ) -> tuple[RunnableConfig, RunStarted]:
     """The config with a thread, and the frame that announces the run."""

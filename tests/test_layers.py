@@ -24,6 +24,7 @@ LAYERS = [
     {"log.fold", "log.memory_registry", "log.scripts", "commands"},
     {"log.memory", "log.redis_registry"},
     {"log.redis"},
+    {"tap"},
     {"streaming", "metrics"},
     {"graphs", "scripted"},
     {"turns", "sink", "demo", "fencing", "current"},

@@ -1065,9 +1065,10 @@ async def test_a_snapshot_holds_the_text_so_far() -> None:
     async with serving(graph_of(stream)) as runs:
         await runs.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
         await half.wait()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0.01)
         snapshot = await runs.snapshot(ANONYMOUS, "t")
+        while not any("two" in block.text for m in snapshot.open for block in m.blocks.values()):
+            await asyncio.sleep(0.001)  # pieces wait for each other
+            snapshot = await runs.snapshot(ANONYMOUS, "t")
         assert (snapshot.run_id, snapshot.status) == ("r", "running")
         assert [message.role for message in snapshot.messages] == ["user"]
         [message] = snapshot.open

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,20 +71,37 @@ async def answer(session: aiohttp.ClientSession, url: str, message: dict[str, ob
     raise AssertionError("the connection ended before the answer")
 
 
-async def measure(url: str, load: Load, message: dict[str, object], rounds: int) -> float:
-    """The median of the rounds, in microseconds of server CPU for each token."""
+async def measure(load: Load, rounds: int) -> dict[str, float]:
+    """The median of the rounds, in microseconds of server CPU for each token, of each variant.
 
-    async def used() -> float:
-        async with session.get(f"{url}/cpu") as response:
-            return float(await response.json())
+    The variants take turns, so that what else the machine does meets all of them alike.
+    """
+    found: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        AsyncExitStack() as stack,
+    ):
+        urls = {
+            name: stack.enter_context(serving(variant, load))
+            for name, (variant, _) in VARIANTS.items()
+        }
 
-    found = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async def used(url: str) -> float:
+            async with session.get(f"{url}/cpu") as response:
+                return float(await response.json())
+
         for _ in range(rounds + 1):
-            before = await used()
-            await asyncio.gather(*(answer(session, url, message) for _ in range(load.connections)))
-            found.append((await used() - before) / (load.tokens * load.connections) * 1e6)
-    return statistics.median(found[1:])  # the first one warms up
+            for name, (_, fields) in VARIANTS.items():
+                url = urls[name]
+                before = await used(url)
+                answers = (
+                    answer(session, url, {**START, **fields}) for _ in range(load.connections)
+                )
+                await asyncio.gather(*answers)
+                cost = (await used(url) - before) / (load.tokens * load.connections)
+                found[name].append(cost * 1e6)
+    # The first round warms up.
+    return {name: statistics.median(costs[1:]) for name, costs in found.items()}
 
 
 def main() -> None:
@@ -93,11 +110,9 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     for load in LOADS:
         print(f"\n{load.name}\n\n| | µs of server CPU a token | ratio |\n|---|---|---|")
-        base = None
-        for name, (variant, fields) in VARIANTS.items():
-            with serving(variant, load) as url:
-                cost = asyncio.run(measure(url, load, {**START, **fields}, rounds))
-            base = base or cost
+        costs = asyncio.run(measure(load, rounds))
+        base = next(iter(costs.values()))
+        for name, cost in costs.items():
             print(f"| {name} | {cost:.0f} | {cost / base:.2f} |", flush=True)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -19,9 +21,10 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langgraph.graph import START, MessagesState, StateGraph
 
-from langgraph_ws import attach_websocket
+from langgraph_ws import Limits, attach_websocket
 
 Loop = Callable[[Any, web.WebSocketResponse], Awaitable[None]]
+STATM = Path("/proc/self/statm")
 INPUT = {"messages": [("user", "go")]}
 
 
@@ -99,14 +102,22 @@ async def cpu(request: web.Request) -> web.Response:
     return web.json_response(time.process_time())
 
 
+async def memory(request: web.Request) -> web.Response:
+    """The resident set of the process, in bytes (Linux)."""
+    pages = int(STATM.read_text(encoding="ascii").split()[1])  # noqa: ASYNC240  # no disk
+    return web.json_response(pages * os.sysconf("SC_PAGESIZE"))
+
+
 def main(variant: str, tokens: str, delay: str) -> None:
     app = web.Application()
     graph = graph_of(int(tokens), float(delay))
     if variant == "langgraph-ws":
-        attach_websocket(app, graph)
+        limits = Limits(connections_per_address=10_000)
+        attach_websocket(app, graph, limits=limits)
     else:
         app.router.add_get("/ws", by_hand(graph, BY_HAND[variant]))
     app.router.add_get("/cpu", cpu)
+    app.router.add_get("/memory", memory)
     sys.stderr = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
     async def serve() -> None:

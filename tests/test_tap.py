@@ -1,0 +1,235 @@
+"""The tap: whether it can be had, what it leaves alone, and what happens when it cannot be.
+
+That it gives the frames that the public stream gives is what `test_mapping` runs twice for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage
+from langgraph.config import get_stream_writer
+from langgraph.graph import MessagesState
+
+from langgraph_ws import ChatMapper, tap
+from langgraph_ws.frames import (
+    BlockDelta,
+    Custom,
+    Frame,
+    MessageFinished,
+    RunFailed,
+    RunFinished,
+    StepFinished,
+)
+from langgraph_ws.mapping import Part
+from langgraph_ws.streaming import Execution, prepare_run
+from langgraph_ws.tap import Tap, available, can_tap
+from langgraph_ws.testing import Reply, ScriptedModel
+from tests.graphs import HELLO, Anything, chat, line, nested, says
+from tests.serving import serving
+from tests.tapped import Frames, record_tapped
+from tests.test_aiohttp import over
+
+
+async def test_this_langgraph_can_be_heard() -> None:
+    assert await available()
+    assert can_tap(chat("x"))
+    assert not can_tap(object())
+
+
+@pytest.mark.parametrize(
+    ("what", "changed", "said"),
+    [
+        ("_MISSING", ImportError("no StreamProtocol"), "no StreamProtocol"),
+        ("_EXPECTED", ["values 0"], "a run on trial told"),
+        ("_PARAMETERS", {**tap._PARAMETERS, "StreamProtocol": ("other",)}, "takes no other"),
+        ("copy", None, "a run on trial failed"),
+    ],
+)
+async def test_what_is_not_as_expected_is_said_once(
+    what: str,
+    changed: Any,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(tap, what, changed)
+    assert not await available()
+    assert said in caplog.text
+    assert "through its public stream" in caplog.text
+
+
+async def test_runs_go_the_public_way_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tap, "_MISSING", ImportError("elsewhere"))
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a tap was made")
+
+    monkeypatch.setattr(Tap, "__init__", never)
+    async with serving(chat("Hello.")) as site:
+        await site.attachment.start(thread_id="t", messages=[{"role": "user", "content": "hi"}])
+        await over(site, "t")
+
+
+async def test_the_graph_and_its_config_stay_as_they_are() -> None:
+    graph = nested(1, says(AIMessage("x", id="1")))
+    config = {"configurable": {"mine": 1}, "callbacks": []}
+    before = dict(vars(graph))
+    await record_tapped(graph, HELLO, config)
+    assert dict(vars(graph)) == before
+    assert config == {"configurable": {"mine": 1}, "callbacks": []}
+
+
+async def test_tokens_and_custom_data_of_a_node_keep_their_order() -> None:
+    model = ScriptedModel([Reply(text="abcdef", chunk_chars=1)])
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        writer = get_stream_writer()
+        async for chunk in model.astream("x"):
+            writer({"name": "after", "payload": chunk.text})
+        return {"messages": []}
+
+    frames = await record_tapped(line(("node", node)), HELLO)
+    order = [
+        frame.text if isinstance(frame, BlockDelta) else f"<{frame.data}>"
+        for frame in frames
+        if isinstance(frame, BlockDelta | Custom) and (isinstance(frame, BlockDelta) or frame.data)
+    ]
+    assert order == [item for letter in "abcdef" for item in (letter, f"<{letter}>")]
+
+
+async def test_a_mapper_that_fails_stops_the_graph_and_spares_the_node() -> None:
+    seen: list[str] = []
+
+    async def node(state: Anything) -> Anything:
+        try:
+            get_stream_writer()("boom")
+            seen.append("the node went on")
+            await asyncio.sleep(30)
+        finally:
+            seen.append("and was stopped")
+        return {}
+
+    class Failing(ChatMapper):
+        def on_custom(self, part: Part) -> list[Frame]:
+            raise ValueError("in the mapper")
+
+    frames = await record_tapped(line(("node", node), state=Anything), {"value": 1}, mapper=Failing)
+    assert seen == ["the node went on", "and was stopped"]
+    [failed] = [frame for frame in frames if isinstance(frame, RunFailed)]
+    assert failed.code == "mapper_failed"
+    assert frames[-1] == RunFinished(status="failed")
+
+
+async def test_an_outlet_that_fails_stops_the_graph() -> None:
+    class Full(Frames):
+        def __init__(self) -> None:
+            super().__init__()
+            self.put = self._put  # type: ignore[assignment]
+
+        def _put(self, frame: Frame) -> None:
+            if isinstance(frame, Custom):
+                raise OSError("no room")
+
+    async def node(state: Anything) -> Anything:
+        get_stream_writer()("x")
+        await asyncio.sleep(30)
+        return {}
+
+    graph = line(("node", node), state=Anything)
+    config, run = prepare_run(graph, {"value": 1}, None)
+    execution = Execution(graph, {"value": 1}, config, run=run, mapper=ChatMapper(), tapped=True)
+    with pytest.raises(OSError, match="no room"):
+        await execution.drive(Full())
+
+
+async def test_a_crowded_outlet_makes_what_comes_wait_and_loses_nothing() -> None:
+    class Narrow(Frames):
+        waited = 0
+
+        @property
+        def crowded(self) -> bool:  # type: ignore[override]
+            return len(self.all) % 3 == 0 and self.waited < len(self.all)
+
+        async def room(self) -> None:
+            self.waited += 1
+            await asyncio.sleep(0)
+
+    async def node(state: Anything) -> Anything:
+        for number in range(50):
+            get_stream_writer()({"name": "n", "payload": number})
+        return {}
+
+    graph = line(("node", node), state=Anything)
+    config, run = prepare_run(graph, {"value": 1}, None)
+    execution = Execution(graph, {"value": 1}, config, run=run, mapper=ChatMapper(), tapped=True)
+    outlet = Narrow()
+    await execution.drive(outlet)
+    assert [f.data for f in outlet.all if isinstance(f, Custom)] == list(range(50))
+    assert outlet.waited
+
+
+async def test_what_a_thread_says_after_the_end_is_dropped_and_counted() -> None:
+    heard: list[Part] = []
+    listener = Tap(chat("x"), ("custom",), heard.append)
+    listener._hear(((), "custom", 1))
+    thread = threading.Thread(target=listener._hear, args=(((), "custom", 2),))
+    thread.start()
+    thread.join()
+    await asyncio.sleep(0)
+    assert [part["data"] for part in heard] == [1, 2]
+    listener.close()
+    listener._hear(((), "custom", 3))
+    assert len(heard) == 2
+    assert listener.dropped == 1
+
+
+def test_a_thread_that_outlives_the_loop_is_counted_too() -> None:
+    made: list[Tap] = []
+
+    async def listen() -> None:
+        made.append(Tap(chat("x"), ("custom",), lambda part: None))
+
+    asyncio.run(listen())
+    thread = threading.Thread(target=made[0]._hear, args=(((), "custom", 1),))
+    thread.start()
+    thread.join()
+    assert made[0].dropped == 1
+
+
+@pytest.mark.parametrize("tapped", [True, False])
+async def test_a_run_that_is_cancelled_cancels_its_node_and_message(
+    tapped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ScriptedModel([Reply(text="one two", chunk_chars=4)])
+    spoke = asyncio.Event()
+
+    class Listening(Frames):
+        def put(self, frame: Frame) -> None:
+            self.all.append(frame)
+            if type(frame) is BlockDelta:
+                spoke.set()
+
+    async def speak(state: MessagesState) -> dict[str, Any]:
+        async for _ in model.astream("x"):
+            await asyncio.Event().wait()
+        return {}
+
+    graph = line(("speak", speak))
+    prepared, run = prepare_run(graph, HELLO, None)
+    execution = Execution(graph, HELLO, prepared, run=run, mapper=ChatMapper(), tapped=tapped)
+    outlet = Listening()
+    driving = asyncio.create_task(execution.drive(outlet))
+    await spoke.wait()
+    driving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await driving
+    frames = [*outlet.all, *execution.end(asyncio.CancelledError())]
+    [message] = [frame for frame in frames if type(frame) is MessageFinished]
+    [step] = [frame for frame in frames if type(frame) is StepFinished]
+    assert (message.status, step.status) == ("cancelled", "cancelled")
+    assert frames[-1] == RunFinished(status="cancelled")
+    assert "failed" not in caplog.text
