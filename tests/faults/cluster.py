@@ -200,7 +200,11 @@ async def cluster(
 
 async def converse(client: Client, thread_id: str) -> list[Run]:
     """A whole conversation: a question, and the answer to what the graph asks; its two runs."""
-    first = await client.new_chat("go", thread_id=thread_id)
+    return await answer_all(await client.new_chat("go", thread_id=thread_id))
+
+
+async def answer_all(first: Run) -> list[Run]:
+    """The rest of a conversation that has begun."""
     result = await first.result()
     assert result.status == "interrupted", result
     assert [waiting.value for waiting in result.interrupts] == ["go on?"], result
@@ -235,6 +239,7 @@ __all__ = [
     "Cluster",
     "Note",
     "RunFailedError",
+    "answer_all",
     "check_runs",
     "cluster",
     "converse",

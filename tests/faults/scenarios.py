@@ -19,7 +19,15 @@ from redis.asyncio import Redis
 
 from langgraph_ws.client import Client, Run, RunFailedError
 from tests.faults.app import text_of
-from tests.faults.cluster import LEASE_S, SPOKEN, Cluster, check_runs, cluster, converse
+from tests.faults.cluster import (
+    LEASE_S,
+    SPOKEN,
+    Cluster,
+    answer_all,
+    check_runs,
+    cluster,
+    converse,
+)
 from tests.servers import RedisServer
 
 PATIENCE_S = 60.0
@@ -242,7 +250,8 @@ async def lose_redis(directory: Path, redis: RedisServer, checkpoints: str) -> s
         directory, redis.url, checkpoints, prefix="away", patience=1.0, heartbeat=1.0
     ) as made:
         async with made.client() as client:
-            conversation = asyncio.create_task(converse(client, "away"))
+            begun = await client.new_chat("go", thread_id="away")
+            conversation = asyncio.create_task(answer_all(begun))
             while not made.notes():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             redis.kill()
