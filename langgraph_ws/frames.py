@@ -327,7 +327,8 @@ class Custom:
 class AttemptStarted:
     """Another process went on with the run.
 
-    What the tasks in `rerun_task_ids` said after position `rollback_to` will be said again.
+    What the tasks in `rerun_task_ids` said after position `rollback_to` will be said again. The
+    messages that were open have been finished before, as `cancelled`.
     """
 
     attempt: int

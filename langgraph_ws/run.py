@@ -285,7 +285,11 @@ class Run:
             missing = [f for f in found.frames if f.interrupt_id not in view.interrupts]
             end = [*missing, RunFinished(status="interrupted")]
         return _Start(
-            started=started, input=value, frames=(attempt,), end=end, resumption=found.resumption
+            started=started,
+            input=value,
+            frames=(*closing(run, "cancelled"), attempt),
+            end=end,
+            resumption=found.resumption,
         )
 
     def _still(self, pending: Collection[str]) -> Mapping[str, Any]:

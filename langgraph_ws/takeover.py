@@ -129,7 +129,7 @@ async def take_over(
 
 
 def closing(run: RunView, status: Literal["failed", "cancelled"]) -> list[Frame]:
-    """The frames that end the messages of a run that were never finished."""
+    """The frames that end the messages of a run that nobody will finish any more."""
     return [_closed(message, status) for message in run.open.values()]
 
 

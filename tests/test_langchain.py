@@ -23,7 +23,15 @@ from langgraph.types import interrupt
 from langgraph_ws import ChatMapper, Limits
 from langgraph_ws.commands import Attached, RunInfo
 from langgraph_ws.errors import GapError, RequestError
-from langgraph_ws.frames import BlockDelta, MessageStarted, RunFinished, RunStarted
+from langgraph_ws.frames import (
+    AttemptStarted,
+    BlockDelta,
+    MessageFinished,
+    MessageStarted,
+    RunFinished,
+    RunStarted,
+    StateSnapshot,
+)
 from langgraph_ws.log import Entry, Position, Retention
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.protocols.langchain import LangChainSession
@@ -1018,6 +1026,60 @@ def recent(*frames: Any) -> list[Entry]:
 def lifecycle(sent: list[bytes]) -> list[str]:
     events = [orjson.loads(data[data.index(b"{") :].splitlines()[0]) for data in sent]
     return [event["params"]["data"]["event"] for event in events if event["type"] == "event"]
+
+
+TASK = {"node": "n", "task_id": "k"}
+KEPT = {"node": "o", "task_id": "l"}
+STORY_OF_TWO_ATTEMPTS = (
+    RunStarted(thread_id="t", run_id="r", graph="g"),
+    StateSnapshot(values={"messages": [{"type": "human", "id": "h", "content": "hi"}], "x": 1}),
+    MessageStarted(message_id="a", **TASK),
+    MessageFinished(message_id="a", **TASK),
+    MessageStarted(message_id="b", **TASK),
+    MessageStarted(message_id="c", **KEPT),
+    MessageStarted(message_id="d", namespace=("n:k",), task_id="inner"),
+    MessageFinished(message_id="b", status="cancelled", **TASK),
+    MessageFinished(message_id="d", status="cancelled", namespace=("n:k",), task_id="inner"),
+    AttemptStarted(attempt=2, rerun_task_ids=("inner", "k"), rollback_to=1),
+)
+
+
+def test_a_page_is_shown_what_runs_again_in_a_state_and_then_out_of_it() -> None:
+    client = session()
+    subscribed(client, "messages", "values")
+    sent = [orjson.loads(each) for each in client.send("t", entries(*STORY_OF_TWO_ATTEMPTS))]
+    failed = [event["params"]["data"]["id"] for event in sent if event["method"] == "messages"]
+    assert failed == ["a", "a", "b", "c", "d", "b", "d"]
+    first, *states = [event["params"] for event in sent if event["method"] == "values"]
+    shown = [
+        (state["namespace"], [message["id"] for message in state["data"].get("messages", [])])
+        for state in states
+    ]
+    assert shown == [
+        ([], ["h", "a", "b", "d"]),
+        ([], ["h"]),
+        (["n:k"], ["d"]),
+        (["n:k"], []),
+    ]
+    assert states[1]["data"] == first["data"]
+    numbers = [event["seq"] for event in sent]
+    assert numbers == sorted(set(numbers))
+
+
+def test_what_a_state_has_had_is_not_taken_back() -> None:
+    client = session()
+    subscribed(client, "values")
+    *story, attempt = STORY_OF_TWO_ATTEMPTS
+    snapshots = [StateSnapshot(values={}), StateSnapshot(values={}, namespace=("n:k",))]
+    sent = client.send("t", entries(*story, *snapshots, attempt))
+    assert len(sent) == 3
+
+
+@pytest.mark.parametrize("user_agent", ["Python/3.11 websockets/17.4", "langgraph-sdk-py/0.4.14"])
+def test_a_program_is_not_shown_states_that_never_were(user_agent: str) -> None:
+    client = LangChainSession(Peer({"thread_id": "t"}, user_agent=user_agent))
+    subscribed(client, "values")
+    assert len(client.send("t", entries(*STORY_OF_TWO_ATTEMPTS))) == 1
 
 
 def test_who_comes_back_is_told_of_the_end_of_a_run_after_what_it_said() -> None:

@@ -43,6 +43,12 @@ async def test_killed_owners_under_the_javascript_client(
     await scenarios.kill_under_javascript(tmp_path, redis, str(tmp_path / "db"), times=1)
 
 
+async def test_killed_owners_under_official_clients(tmp_path: Path, redis: RedisServer) -> None:
+    for clients in ("clients", "clients/ui"):
+        node(Path(__file__).parent / clients)
+    await scenarios.kill_under_official_clients(tmp_path, redis, str(tmp_path / "db"), times=1)
+
+
 async def test_a_stopped_owner(
     tmp_path: Path, redis: RedisServer, postgres: PostgresServer
 ) -> None:

@@ -22,6 +22,7 @@ from langgraph_ws.errors import LeaseLost, LogFailed
 from langgraph_ws.fencing import fenced
 from langgraph_ws.frames import (
     AttemptStarted,
+    BlockDelta,
     Frame,
     Interrupted,
     MessageFinished,
@@ -38,6 +39,7 @@ from langgraph_ws.mapping import ChatMapper
 from langgraph_ws.runs import Runs
 from langgraph_ws.streaming import Execution
 from langgraph_ws.takeover import Story, can_be_taken_over, take_over
+from langgraph_ws.testing import Reply, ScriptedModel
 from langgraph_ws.view import RunView, ThreadView
 from tests.servers import RedisServer, redis_server
 from tests.test_runs import frames_of, graph_of, only, say, status_of, turn
@@ -144,6 +146,40 @@ async def test_a_run_that_is_cut_off_goes_on_elsewhere(tmp_path: Path, start: St
     assert texts == ["hi", "one by r", "two by r"]
     saved = await there.info(ANONYMOUS, "t", None)
     assert saved.status == "completed"
+
+
+async def test_what_was_being_said_is_closed_before_another_goes_on(
+    tmp_path: Path, start: Start
+) -> None:
+    gate, half = asyncio.Event(), asyncio.Event()
+
+    async def speak(state: MessagesState) -> dict[str, Any]:
+        model = ScriptedModel([Reply(text="once more", chunk_chars=5)])
+        async for _ in model.astream(state["messages"]):
+            half.set()
+            await gate.wait()
+        return {"messages": [AIMessage("said")]}
+
+    @asynccontextmanager
+    async def graph(identity: Identity) -> AsyncIterator[Any]:
+        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "db")) as saver:
+            yield graph_of(speak, saver=saver)
+
+    here, there = await start(graph), await start(graph)
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    async for entry in there.entries(run_id="r"):
+        if isinstance(entry.frame, BlockDelta):
+            break
+    half.clear()
+    cut_off(here)
+    await half.wait()
+    gate.set()
+    frames = await frames_of(there, "r")
+    closed = only(frames, MessageFinished)[0]
+    assert (closed.status, closed.content[0]["text"]) == ("cancelled", "once ")
+    assert isinstance(frames[frames.index(closed) + 1], AttemptStarted)
+    messages = (await there.snapshot(ANONYMOUS, "t")).messages
+    assert "once " not in [message.content[0]["text"] for message in messages]
 
 
 async def test_a_drained_server_hands_its_runs_over(tmp_path: Path, start: Start) -> None:

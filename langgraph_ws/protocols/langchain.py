@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -33,6 +33,7 @@ from langgraph_ws.commands import (
 )
 from langgraph_ws.errors import ErrorCode, GapError, InvalidRequest, RequestError
 from langgraph_ws.frames import (
+    AttemptStarted,
     BlockDelta,
     BlockFinished,
     BlockStarted,
@@ -44,6 +45,7 @@ from langgraph_ws.frames import (
     RunFinished,
     RunStarted,
     Sources,
+    StateSnapshot,
 )
 from langgraph_ws.log import Entry, Position
 from langgraph_ws.protocols.langchain_commands import (
@@ -65,6 +67,7 @@ from langgraph_ws.protocols.langchain_events import (
     events_of,
     namespace_of,
     started_block,
+    taken_back,
 )
 from langgraph_ws.protocols.requests import MAX_INTEGER, Json, parse
 from langgraph_ws.session import Action, Close, Do, Peer, Reply, Retry, Session
@@ -150,6 +153,9 @@ class _Reader:
     def __init__(self, epoch: str) -> None:
         self.numbers = Numbers(epoch)
         self._open: dict[str, _Message] = {}
+        self._states: dict[tuple[str, ...], Any] = {}
+        self._said: dict[tuple[str, ...], dict[str, str | None]] = {}
+        """The tasks of the messages that the state has not had yet, by where that is."""
 
     def events(self, entry: Entry) -> tuple[Event, ...]:
         """The events of the next entry.
@@ -161,17 +167,37 @@ class _Reader:
         match frame:
             case MessageStarted():
                 self._open[frame.message_id] = _Message()
+                for depth in range(len(frame.namespace) + 1):  # a page shows those below, too
+                    said = self._said.setdefault(frame.namespace[:depth], {})
+                    said[frame.message_id] = frame.task_id
             case MessageFinished():
                 if self._open.pop(frame.streamed_id or frame.message_id, None) is None:
                     return ()
             case BlockStarted() | BlockDelta() | BlockFinished():
                 message = self._open.get(frame.message_id)
                 return () if message is None else _block_events(message, frame, run_id)
+            case StateSnapshot():
+                self._states[frame.namespace] = frame.values
+                self._said.pop(frame.namespace, None)
+            case AttemptStarted():
+                return tuple(self._taken_back(frozenset(frame.rerun_task_ids)))[:_PENDING]
             case RunFinished():
                 self._open.clear()
+                self._said.clear()
+                self._states = {place: it for place, it in self._states.items() if not place}
             case _:
                 pass
         return events_of(frame, run_id)
+
+    def _taken_back(self, tasks: Collection[str]) -> Iterator[Event]:
+        """The events by which a page drops what tasks said that run again."""
+        for namespace, said in self._said.items():
+            values = self._states.get(namespace, {})
+            drafts = [message_id for message_id, task_id in said.items() if task_id in tasks]
+            if drafts and isinstance(values, dict):
+                yield from taken_back(drafts, values, namespace)
+            for message_id in drafts:
+                del said[message_id]
 
 
 def _block_events(
@@ -237,6 +263,7 @@ class LangChainSession(Session):
         super().__init__(peer, **options)
         self._thread_id = peer.variables["thread_id"]
         self._is_python = "websockets/" in peer.user_agent
+        self._shows_drafts = not (self._is_python or "langgraph-sdk-py/" in peer.user_agent)
         self._limit = _PYTHON_LIMIT if self._is_python else None
         self._tokens = count(1)
         self._asked: dict[int, _Asked] = {}
@@ -501,8 +528,10 @@ class LangChainSession(Session):
         """Whether a subscription wants an event that it has not been told of."""
         if self._superseding and event.root in TERMINAL_EVENTS.values():
             return False
+        if type(entry.frame) is AttemptStarted and not self._shows_drafts:
+            return False
         name = _custom_name(entry.frame)
-        namespace = namespace_of(entry.frame)
+        namespace = namespace_of(entry.frame, event)
         wanted = False
         for subscription in self._subscriptions.values():
             if (

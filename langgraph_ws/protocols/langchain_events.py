@@ -10,12 +10,13 @@ identity of the event (`event_id`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from langgraph_ws.codec import dumps, source_json
 from langgraph_ws.frames import (
+    AttemptStarted,
     BlockDelta,
     BlockFinished,
     BlockStarted,
@@ -52,6 +53,7 @@ __all__ = [
     "events_of",
     "namespace_of",
     "started_block",
+    "taken_back",
 ]
 
 Json: TypeAlias = dict[str, Any]
@@ -89,6 +91,7 @@ CHANNEL_OF: Mapping[type[Frame], str] = {
     ToolFinished: "tools",
     StateUpdated: "updates",
     StateSnapshot: "values",
+    AttemptStarted: "values",
     CheckpointSaved: "checkpoints",
     Interrupted: "input",
     InterruptAnswered: "input",
@@ -136,11 +139,13 @@ class Event:
         method: Its method: the channel, or `input.requested` and `input.answered`.
         data: What it says.
         root: What the root graph's lifecycle comes to with it; None for any other event.
+        namespace: Where it is told; None: where the frame stands.
     """
 
     method: str
     data: Any
     root: str | None = None
+    namespace: tuple[str, ...] | None = None
 
 
 Made: TypeAlias = "Event | tuple[Event, ...] | None"
@@ -170,9 +175,9 @@ _BLOCKS = frozenset(
 _FAILED = "The message was not finished."
 
 
-def namespace_of(frame: Any) -> tuple[str, ...]:
+def namespace_of(frame: Any, event: Event) -> tuple[str, ...]:
     """The namespace that an event of the frame is told at."""
-    return getattr(frame, "namespace", ())
+    return getattr(frame, "namespace", ()) if event.namespace is None else event.namespace
 
 
 def events_of(frame: Frame, run_id: str) -> tuple[Event, ...]:
@@ -189,7 +194,8 @@ def encode(entry: Entry, number: int, event: Event) -> bytes:
     run_id = entry.run_id
     # Clients take the run of a root lifecycle event from its id.
     event_id = str(number) if event.root is None else f"synth:{run_id}:lc||{event.root}"
-    params: Json = {"namespace": namespace_of(entry.frame), "timestamp": entry.time_ms}
+    namespace = namespace_of(entry.frame, event)
+    params: Json = {"namespace": namespace, "timestamp": entry.time_ms}
     if node := getattr(entry.frame, "node", None):
         params["node"] = node
     params["data"] = event.data
@@ -267,6 +273,22 @@ def _message_started(frame: MessageStarted, run_id: str) -> Made:
         return None
     said = {"event": "message-start", "role": role, "id": frame.message_id, "run_id": run_id}
     return Event("messages", said | _known({"name": frame.name}))
+
+
+def taken_back(
+    message_ids: Iterable[str], values: Mapping[str, Any], namespace: tuple[str, ...]
+) -> tuple[Event, Event]:
+    """Two states that make a page drop messages: one that has them, then the true one.
+
+    A page (`useStream`) shows what was streamed until it has been in a state and then is no more.
+    """
+    drafts = [{"type": "ai", "id": id_, "content": ""} for id_ in message_ids]
+    saved = values.get("messages")
+    with_them = {**values, "messages": [*(saved if isinstance(saved, list) else ()), *drafts]}
+    return (
+        Event("values", with_them, namespace=namespace),
+        Event("values", values, namespace=namespace),
+    )
 
 
 def started_block(frame: BlockStarted, run_id: str) -> Event:

@@ -26,6 +26,7 @@ from langgraph.types import interrupt
 
 from langgraph_ws import Identity, attach_websocket, current_run
 from langgraph_ws.log.redis import RedisThreadLog
+from langgraph_ws.protocols import PROTOCOLS
 from langgraph_ws.testing import Reply, ScriptedModel, call
 
 OPTIONS: dict[str, Any] = {}
@@ -122,7 +123,12 @@ async def serve() -> None:
         patience=OPTIONS.get("patience", 10.0),
     )
     attachment = attach_websocket(
-        app, graph, log=log, heartbeat=OPTIONS.get("heartbeat", 5.0), drain_timeout=5.0
+        app,
+        {"agent": graph},
+        log=log,
+        protocols=PROTOCOLS,
+        heartbeat=OPTIONS.get("heartbeat", 5.0),
+        drain_timeout=5.0,
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

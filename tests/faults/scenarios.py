@@ -11,10 +11,14 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
+from langgraph_sdk import get_client
 from redis.asyncio import Redis
 
 from langgraph_ws.client import Client, Run, RunFailedError
@@ -136,6 +140,95 @@ async def kill_under_javascript(
             await made.check_state(thread)
             attempts += sum(run["attempt"] - 1 for run in seen["runs"])
     return f"{times} kills, {attempts} take-overs: the view is that of an undisturbed run"
+
+
+async def kill_under_official_clients(
+    directory: Path, redis: RedisServer, checkpoints: str, *, times: int
+) -> str:
+    """kill -9 of the owner under unmodified clients: each shows what an undisturbed run shows.
+
+    AG-UI has no word for taking back what was said, so there a draft may stay beside the message.
+    """
+    clients = Path(__file__).parents[1] / "clients"
+    speak = {
+        "useStream": lambda url, thread: _talk(clients / "converse.mjs", url, thread),
+        "langgraph_sdk": _talk_python,
+        "aisdk": lambda url, thread: _talk(clients / "ui" / "converse.mjs", "aisdk", url, thread),
+        "agui": lambda url, thread: _talk(clients / "ui" / "converse.mjs", "agui", url, thread),
+    }
+    attempts = drafts = 0
+    async with cluster(directory, redis.url, checkpoints, prefix="official") as made:
+        for number in range(times):
+            for name, talk in speak.items():
+                thread = str(uuid4())
+                known = {note.run_id for note in made.notes()}
+                talking = asyncio.create_task(talk(made.url.replace("ws:", "http:"), thread))
+                node = ["plan", "left", "second", "act"][number % 4]
+                async with asyncio.timeout(PATIENCE_S):
+                    run_id = await _run_that_reaches(made, node, known)
+                    owner = await made.owned(run_id, node)
+                    await asyncio.sleep(0.05)
+                    await made.kill(owner)
+                    await made.add()
+                    seen = await talking
+                try:
+                    assert seen["question"] == ["go on?"], seen
+                    expected = Counter([*map(text_of, SPOKEN), "you said yes"])
+                    said = Counter(text for text in seen["said"] if text)
+                    more = said - expected
+                    assert not expected - said, (name, said)
+                    assert not more or name == "agui", (name, more)
+                    drafts += more.total()
+                    await made.check_state(thread)
+                except AssertionError:
+                    print(name, node, await made.describe(thread, [run_id]))
+                    raise
+                attempts += max(note.attempt for note in made.notes(run_id)) - 1
+    return (
+        f"{times} kills under each of {len(speak)}, {attempts} take-overs: nothing lost or "
+        f"doubled, but {drafts} drafts under AG-UI"
+    )
+
+
+async def _run_that_reaches(made: Cluster, node: str, known: Collection[str]) -> str:
+    """The run that is none of the known ones, once it has begun this node."""
+    while True:
+        for note in made.notes():
+            if note.run_id not in known and note.node == node:
+                return note.run_id
+        await asyncio.sleep(0.01)
+
+
+async def _talk(script: Path, *arguments: str) -> Any:
+    """What a script prints of its conversation."""
+    node = await asyncio.create_subprocess_exec(
+        "node", script, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert node.stdout is not None
+    try:
+        printed = await node.stdout.read()
+        assert await node.wait() == 0
+    finally:
+        with suppress(ProcessLookupError):
+            node.kill()
+    return json.loads(printed)
+
+
+async def _talk_python(url: str, thread_id: str) -> Any:
+    """What `langgraph_sdk` tells of a conversation."""
+    async with (
+        get_client(url=url, api_key=None) as client,
+        client.threads.stream(thread_id, assistant_id="agent", transport="websocket") as thread,
+    ):
+        await thread.run.start(input={"messages": [{"role": "user", "content": "go"}]})
+        async with asyncio.timeout(PATIENCE_S):
+            while not thread.interrupted:  # noqa: ASYNC110 - it has nothing to wait for
+                await asyncio.sleep(0.01)
+            asked = list(thread.interrupts)
+            await thread.run.respond("yes")
+            output = await thread.output
+    said = [message["content"] for message in output["messages"] if message["type"] == "ai"]
+    return {"question": [each["value"] for each in asked], "said": said}
 
 
 async def stop_owner(directory: Path, redis: RedisServer, checkpoints: str, *, times: int) -> str:

@@ -3,32 +3,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  AbstractChat, WebSocketChatTransport, lastAssistantMessageIsCompleteWithApprovalResponses,
+  WebSocketChatTransport, lastAssistantMessageIsCompleteWithApprovalResponses,
   safeValidateUIMessages,
 } from "ai";
 import { WebSocket } from "ws";
+import { Chat, parts, texts } from "./chat.mjs";
 import { SERVER, letGoOn, until } from "./helpers.mjs";
-
-class State {
-  status = "ready";
-  error = undefined;
-  messages = [];
-  pushMessage = (message) => { this.messages = [...this.messages, message]; };
-  popMessage = () => { this.messages = this.messages.slice(0, -1); };
-  replaceMessage = (at, message) => { this.messages = this.messages.with(at, message); };
-  snapshot = (thing) => structuredClone(thing);
-}
-
-/** A chat as `useChat` has it, without React. */
-class Chat extends AbstractChat {
-  constructor(options) {
-    super({ ...options, state: new State() });
-  }
-
-  get last() {
-    return this.messages.at(-1);
-  }
-}
 
 const open = (graph) =>
   new WebSocketChatTransport({ url: `${SERVER}/${graph}/aisdk`, webSocket: WebSocket });
@@ -51,8 +31,6 @@ function scenario(name, graph, run, options) {
   });
 }
 
-const parts = (message, type) => message.parts.filter((part) => part.type === type);
-const texts = (message) => parts(message, "text").map((part) => part.text);
 const finished = (message) =>
   message.parts.every((part) => !["streaming", "input-streaming"].includes(part.state));
 
