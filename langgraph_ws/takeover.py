@@ -10,6 +10,7 @@ void.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -228,10 +229,12 @@ class _Findings:
         namespace: tuple[str, ...] = (),
     ) -> None:
         """Look at the tasks of a checkpoint."""
-        known = set(_ids(snapshot.values))
-        for task in snapshot.tasks:
-            if task.name.startswith("__"):
-                continue
+        tasks = [task for task in snapshot.tasks if not task.name.startswith("__")]
+        values = snapshot.values
+        if is_head and any(task.result is not None for task in tasks):
+            values = await _values_before(graph, config)
+        known = set(_ids(values))
+        for task in tasks:
             if task.result is not None or not is_head:
                 self._finish(task, namespace, known)
             else:
@@ -274,6 +277,17 @@ class _Findings:
                 is_head=snapshot is task.state,
                 namespace=inner,
             )
+
+
+async def _values_before(graph: Graph, config: RunnableConfig) -> Any:
+    """The values of the newest checkpoint, without the results of its tasks.
+
+    (`aget_state` of langgraph 1.2.22 adds those that are saved, the history does not.)
+    """
+    async with aclosing(graph.aget_state_history(config, limit=1)) as states:
+        async for state in states:
+            return state.values
+    return None
 
 
 def _parts(task: PregelTask, namespace: tuple[str, ...], known: set[str]) -> Iterator[Part]:

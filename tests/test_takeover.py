@@ -366,10 +366,16 @@ async def test_nodes_of_graphs_that_are_not_served_have_no_current_run() -> None
 # --- what is said again -----------------------------------------------------------------------
 
 
+async def saved(graph: Any, config: Any, task_id: str) -> bool:
+    """Whether the result of a task is saved."""
+    state = await graph.aget_state(config)
+    return any(task.id == task_id and task.result is not None for task in state.tasks)
+
+
 async def interrupted_story(
-    graph: Any, config: Any, until_node: str, keep: int | None
+    graph: Any, config: Any, last: tuple[type[StepStarted | StepFinished], str], missing: int
 ) -> tuple[RunView, Story]:
-    """The log of a run that was cut off in a node, without its last `keep` frames."""
+    """The log of a run that was cut off after a frame of a node, without so many of its last."""
     started = RunStarted(thread_id="t", run_id="r", graph="g")
     execution = Execution(
         graph,
@@ -382,21 +388,23 @@ async def interrupted_story(
     frames: list[Frame] = [started]
     async for frame in execution.frames():
         frames.append(frame)
-        if isinstance(frame, StepStarted) and frame.node == until_node:
+        if isinstance(frame, last[0]) and frame.node == last[1]:
+            while isinstance(frame, StepFinished) and not await saved(  # noqa: ASYNC110
+                graph, config, frame.task_id
+            ):
+                await asyncio.sleep(0)
             break
     view, story = RunView("r", started), Story()
     thread = ThreadView({"r": view})
-    for frame in frames[: len(frames) - (keep or 0)]:
+    for frame in frames[: len(frames) - missing]:
         thread.apply("r", frame)
         story.note(frame)
     return view, story
 
 
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("shape", ["line", "nested", "fan"])
 @pytest.mark.parametrize("missing", range(9))
-async def test_what_the_log_lacks_of_a_saved_result_is_said_again(
-    missing: int, nested: bool
-) -> None:
+async def test_what_the_log_lacks_of_a_saved_result_is_said_again(missing: int, shape: str) -> None:
     async def one(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage("first", id="m1")]}
 
@@ -404,13 +412,19 @@ async def test_what_the_log_lacks_of_a_saved_result_is_said_again(
         await asyncio.Event().wait()
         return {}
 
-    if nested:
+    if shape == "nested":
         builder = StateGraph(MessagesState).add_node("sub", graph_of(one, two))
         graph = builder.add_edge(START, "sub").compile(checkpointer=InMemorySaver())
+    elif shape == "fan":
+        builder = StateGraph(MessagesState).add_node(one).add_node(two)
+        builder.add_edge(START, "one").add_edge(START, "two")
+        graph = builder.compile(checkpointer=InMemorySaver())
     else:
         graph = graph_of(one, two, saver=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "t"}}
-    run, story = await interrupted_story(graph, config, "two", missing)
+    # Of two at once, the result of one is saved before the checkpoint that has it.
+    last = (StepFinished, "one") if shape == "fan" else (StepStarted, "two")
+    run, story = await interrupted_story(graph, config, last, missing)
     found = await take_over(graph, config, run, story, resumes=False)
     assert found.how == "continue"
     mapper = ChatMapper()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from langgraph_ws.client import Client, Reconnect, Run, RunFailedError, connect
+from langgraph_ws.log import Entry
 from langgraph_ws.log.redis import RedisThreadLog
 from tests.faults.app import STEPS, build, opened, text_of
 from tests.servers import free_port
@@ -142,13 +143,18 @@ class Cluster:
             saved = await graph.aget_state({"configurable": {"thread_id": thread_id}})
         return [(message.type, str(message.text)) for message in saved.values["messages"]]
 
-    async def describe(self, thread_id: str, run_ids: Sequence[str]) -> str:
-        """All that is known of a conversation, for the message of a failure."""
+    async def entries(self, thread_id: str) -> Sequence[Entry]:
+        """What the log of a thread holds."""
         log = RedisThreadLog(self.redis, prefix=self.options.get("prefix", "faults"))
         follower = await log.follow(thread_id, None, lambda: None)
         entries = follower.read(1_000_000)
         follower.close()
         await log.close()
+        return entries
+
+    async def describe(self, thread_id: str, run_ids: Sequence[str]) -> str:
+        """All that is known of a conversation, for the message of a failure."""
+        entries = await self.entries(thread_id)
         notes = [note for run_id in run_ids for note in self.notes(run_id)]
         return "\n".join([*map(repr, notes), *map(repr, entries), self.logs()])
 
