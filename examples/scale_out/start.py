@@ -34,7 +34,7 @@ def main():
             processes = [process for process in processes if process.poll() is None]
             while len(processes) < 2:
                 processes.append(start(arguments))
-            time.sleep(0.2)
+            time.sleep(1)
     except KeyboardInterrupt:
         pass
     finally:

@@ -44,6 +44,11 @@ def table(quick: bool) -> list[tuple[str, str, Scenario]]:
             lambda *where: scenarios.stop_owner(*where, times=few or 8),
         ),
         (
+            "answer, cancel, double texting at another process",
+            "PostgreSQL",
+            lambda *where: scenarios.ask_elsewhere(*where, times=few or 10),
+        ),
+        (
             "rolling restart of two processes",
             "PostgreSQL",
             lambda *where: scenarios.rolling_restart(

@@ -21,7 +21,7 @@ import pytest
 from langgraph_sdk import get_client
 from redis.asyncio import Redis
 
-from langgraph_ws.client import Client, Run, RunFailedError
+from langgraph_ws.client import Client, RequestRefused, Run, RunFailedError
 from langgraph_ws.frames import AttemptStarted
 from tests.faults.app import text_of
 from tests.faults.cluster import (
@@ -33,7 +33,7 @@ from tests.faults.cluster import (
     cluster,
     converse,
 )
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 PATIENCE_S = 60.0
 
@@ -261,6 +261,60 @@ async def stop_owner(directory: Path, redis: RedisServer, checkpoints: str, *, t
             ]
             written += len(late)
     return f"{times} times: log and checkpoints as if undisturbed ({written} zombie nodes ended)"
+
+
+async def ask_elsewhere(
+    directory: Path, redis: RedisServer, checkpoints: str, *, times: int
+) -> str:
+    """Answer, cancel and double texting at a process that does not carry the run."""
+    slowest = 0.0
+    async with cluster(directory, redis.url, checkpoints, prefix="ask", processes=1) as made:
+        port = free_port()
+        await made.add(port=port)
+        async with made.client() as here, made.client(port=port) as there:
+            for number in range(times):
+                run = await here.new_chat("go", thread_id=f"answer-{number}")
+                await run.result()
+                thread = await there.attach(f"answer-{number}")
+                second = await thread.answer("yes")
+                await second.result()
+                check_runs([run, second])
+                await made.check_state(f"answer-{number}")
+
+                run = await here.new_chat("go", thread_id=f"cancel-{number}")
+                await made.owned(run.run_id, ["plan", "second", "act"][number % 3])
+                began = time.monotonic()
+                await there.cancel(run.run_id)
+                assert (await run.result()).status == "cancelled"
+                slowest = max(slowest, time.monotonic() - began)
+
+                await _text_twice(made, here, there, f"twice-{number}")
+    return f"{times} times each; slowest cancellation {slowest * 1000:.0f} ms"
+
+
+async def _text_twice(made: Cluster, here: Client, there: Client, thread_id: str) -> None:
+    """Start a run on a thread whose run another process carries, in every way."""
+
+    async def carried() -> Run:
+        run = await here.new_chat("go", thread_id=thread_id)
+        await made.owned(run.run_id, "plan")
+        return run
+
+    run = await carried()
+    with pytest.raises(RequestRefused) as refused:
+        await there.new_chat("more", thread_id=thread_id, multitask_strategy="reject")
+    assert refused.value.code == "thread_busy"
+    waits = await there.new_chat("more", thread_id=thread_id, multitask_strategy="enqueue")
+    await answer_all(run)  # the queue waits for an answer, too
+    await answer_all(waits)
+    for strategy in ("interrupt", "rollback"):
+        run = await carried()
+        instead = await there.new_chat("more", thread_id=thread_id, multitask_strategy=strategy)
+        assert (await run.result()).status == "cancelled"
+        await answer_all(instead)
+        said = [text for kind, text in await made.state(thread_id) if kind == "human"]
+        assert said[-1] == "more"
+        assert (said[-2] == "go") == (strategy == "interrupt"), (strategy, said)
 
 
 async def rolling_restart(
