@@ -443,9 +443,8 @@ class Execution:
         assert task is not None
         feed = _Feed(self._mapper, self._note, outlet, task)
         tap = Tap(self._graph, self._modes, feed.take)
-        config = self._with_callbacks(tap.config(self._config), feed.take, at_once=True)
-        for handler in tap.callbacks():
-            config = _with_callback(config, handler)
+        beside = self._callbacks(feed.take, at_once=True)
+        config = _with_callback(tap.config(self._config), tap.callback(beside))
         self._heard.append(tap)
         try:
             feed.put_all(_guarded(self._mapper.start, self._run))
@@ -539,7 +538,9 @@ class Execution:
     async def _parts(self) -> AsyncGenerator[Part]:
         """The parts of the stream, and what callbacks caught between them."""
         caught: deque[Part] = deque()
-        config = self._with_callbacks(self._config, caught.append, at_once=False)
+        config = self._config
+        if (callbacks := self._callbacks(caught.append, at_once=False)) is not None:
+            config = _with_callback(config, callbacks)
         stream = self._events(config) if self._mapper.events else self._stream(config)
         async with aclosing(stream):
             async for part in stream:
@@ -552,16 +553,14 @@ class Execution:
         while caught:
             yield caught.popleft()
 
-    def _with_callbacks(
-        self, config: RunnableConfig, take: Callable[[Part], None], *, at_once: bool
-    ) -> RunnableConfig:
-        """The config with which callbacks are heard that no stream mode tells of."""
+    def _callbacks(self, take: Callable[[Part], None], *, at_once: bool) -> _Callbacks | None:
+        """What hears the callbacks that no stream mode tells of; None: nobody asks for them."""
         types = self._mapper.modes & TAPPED
         if not types:
-            return config
+            return None
         callbacks = _Callbacks(types, take, at_once=at_once)
         self._heard.append(callbacks)
-        return _with_callback(config, callbacks)
+        return callbacks
 
     def _hear_no_more(self) -> None:
         for source in self._heard:

@@ -21,6 +21,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig
@@ -70,8 +71,50 @@ else:
 
 if TYPE_CHECKING or _MISSING is None:
 
-    class _MessagesHandler(StreamMessagesHandler):
-        """One that hands on a token with as few calls as that takes."""
+    class _Ear(StreamMessagesHandler):
+        """Hears all that callbacks tell: LangChain asks each handler of a run for each token.
+
+        Args:
+            stream: Takes what is heard.
+            messages: Whether to hear messages.
+            tools: Hears tools; None: they are not heard.
+            beside: Hears retrievers and custom events; None: they are not heard.
+        """
+
+        def __init__(
+            self,
+            stream: Callable[[Any], None],
+            *,
+            messages: bool,
+            tools: StreamToolCallHandler | None,
+            beside: BaseCallbackHandler | None,
+        ) -> None:
+            super().__init__(stream, subgraphs=True, parent_ns=())
+            self._messages = messages
+            if tools is not None:
+                self.on_tool_start = tools.on_tool_start  # type: ignore[method-assign]
+                self.on_tool_end = tools.on_tool_end  # type: ignore[method-assign]
+                self.on_tool_error = tools.on_tool_error  # type: ignore[method-assign]
+            if beside is not None:
+                self.on_retriever_start = beside.on_retriever_start  # type: ignore[method-assign]
+                self.on_retriever_end = beside.on_retriever_end  # type: ignore[method-assign]
+                self.on_retriever_error = beside.on_retriever_error  # type: ignore[method-assign]
+                self.on_custom_event = beside.on_custom_event  # type: ignore[method-assign]
+
+        @property
+        def ignore_llm(self) -> bool:
+            """Whether it hears no tokens."""
+            return not self._messages
+
+        @property
+        def ignore_chat_model(self) -> bool:
+            """Whether it hears no models."""
+            return not self._messages
+
+        @property
+        def ignore_chain(self) -> bool:
+            """Whether it hears no nodes."""
+            return not self._messages
 
         def on_llm_new_token(
             self,
@@ -92,19 +135,6 @@ if TYPE_CHECKING or _MISSING is None:
                 message.id = str(uuid4())
             self.seen.add(message.id)
             self.stream((meta[0], "messages", (message, meta[1])))
-
-    class _ToolsHandler(StreamToolCallHandler):
-        """One that LangChain need not even ask for each token."""
-
-        @property
-        def ignore_llm(self) -> bool:
-            """It hears no tokens."""
-            return True
-
-        @property
-        def ignore_chat_model(self) -> bool:
-            """It hears no models."""
-            return True
 
 
 class Tap:
@@ -145,7 +175,7 @@ class Tap:
     def config(self, config: RunnableConfig) -> RunnableConfig:
         """The config with which a run comes to be heard; what was given stays as it is.
 
-        The callbacks have to be added beside it: `callbacks`.
+        The handler has to be added beside it: `callback`.
         """
         configurable = {
             **config.get(CONF, {}),
@@ -154,14 +184,12 @@ class Tap:
         }
         return {**config, "configurable": configurable}
 
-    def callbacks(self) -> list[Any]:
-        """The callback handlers that hear messages and tools."""
-        handlers: list[Any] = []
-        if "messages" in self._modes:
-            handlers.append(_MessagesHandler(self._hear, subgraphs=True, parent_ns=()))
+    def callback(self, beside: BaseCallbackHandler | None = None) -> BaseCallbackHandler:
+        """The callback handler that hears messages and tools, and what `beside` hears."""
+        tools = None
         if "tools" in self._modes:
-            handlers.append(_ToolsHandler(self._hear, subgraphs=True, parent_ns=()))
-        return handlers
+            tools = StreamToolCallHandler(self._hear, subgraphs=True, parent_ns=())
+        return _Ear(self._hear, messages="messages" in self._modes, tools=tools, beside=beside)
 
     def _write(self, data: Any) -> None:
         """Take what a node gives to its stream writer."""
@@ -263,7 +291,7 @@ async def _trial() -> list[str]:
         ("values", "tasks", "custom", "messages"),
         lambda part: heard.append(f"{part['type']} {len(part['ns'])}"),
     )
-    config: RunnableConfig = {"callbacks": tap.callbacks()}
+    config: RunnableConfig = {"callbacks": [tap.callback()]}
     async for _ in tap.graph().astream({"messages": []}, tap.config(config), stream_mode=[]):
         pass
     return heard
