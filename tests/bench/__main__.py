@@ -13,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,13 +21,18 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.servers import redis_server
+
 START = {"type": "new_chat", "messages": [{"role": "user", "content": "go"}]}
+DELTA = {**START, "options": {"text": "delta"}}
+OVER_REDIS = "langgraph-ws, deltas, its log in Redis"
 VARIANTS = {
-    "the graph alone (`astream`, messages)": ("bare", {}),
-    "by hand, `astream` (messages)": ("messages", {}),
-    "by hand, `astream_events`": ("events", {}),
-    "langgraph-ws, deltas": ("langgraph-ws", {"options": {"text": "delta"}}),
-    "langgraph-ws, text so far": ("langgraph-ws", {}),
+    "the graph alone (`astream`, messages)": ("bare", START),
+    "by hand, `astream` (messages)": ("messages", START),
+    "by hand, `astream_events`": ("events", START),
+    "langgraph-ws, deltas": ("langgraph-ws", DELTA),
+    "langgraph-ws, text so far": ("langgraph-ws", START),
+    OVER_REDIS: ("langgraph-ws", DELTA),
 }
 
 
@@ -45,10 +51,11 @@ LOADS = [
 
 
 @contextmanager
-def serving(variant: str, load: Load) -> Iterator[str]:
+def serving(variant: str, load: Load, redis: str = "") -> Iterator[str]:
+    """The URL of a server that lives as long as this block."""
     command = [sys.executable, "-m", "tests.bench.server", variant]
     with subprocess.Popen(
-        [*command, str(load.tokens), str(load.delay)],
+        [*command, str(load.tokens), str(load.delay), redis],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
@@ -71,6 +78,20 @@ async def answer(session: aiohttp.ClientSession, url: str, message: dict[str, ob
     raise AssertionError("the connection ended before the answer")
 
 
+async def cost(
+    session: aiohttp.ClientSession, url: str, load: Load, message: dict[str, object]
+) -> float:
+    """Microseconds of server CPU for each token."""
+
+    async def used() -> float:
+        async with session.get(f"{url}/cpu") as response:
+            return float(await response.json())
+
+    before = await used()
+    await asyncio.gather(*(answer(session, url, message) for _ in range(load.connections)))
+    return (await used() - before) / (load.tokens * load.connections) * 1e6
+
+
 async def measure(load: Load, rounds: int) -> dict[str, float]:
     """The median of the rounds, in microseconds of server CPU for each token, of each variant.
 
@@ -81,25 +102,15 @@ async def measure(load: Load, rounds: int) -> dict[str, float]:
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
         AsyncExitStack() as stack,
     ):
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis = stack.enter_context(redis_server(directory)).url
         urls = {
-            name: stack.enter_context(serving(variant, load))
+            name: stack.enter_context(serving(variant, load, redis if name is OVER_REDIS else ""))
             for name, (variant, _) in VARIANTS.items()
         }
-
-        async def used(url: str) -> float:
-            async with session.get(f"{url}/cpu") as response:
-                return float(await response.json())
-
         for _ in range(rounds + 1):
-            for name, (_, fields) in VARIANTS.items():
-                url = urls[name]
-                before = await used(url)
-                answers = (
-                    answer(session, url, {**START, **fields}) for _ in range(load.connections)
-                )
-                await asyncio.gather(*answers)
-                cost = (await used(url) - before) / (load.tokens * load.connections)
-                found[name].append(cost * 1e6)
+            for name, (_, message) in VARIANTS.items():
+                found[name].append(await cost(session, urls[name], load, message))
     # The first round warms up.
     return {name: statistics.median(costs[1:]) for name, costs in found.items()}
 

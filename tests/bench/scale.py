@@ -14,9 +14,8 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from tests.bench.__main__ import START, Load, serving
+from tests.bench.__main__ import DELTA, Load, serving
 
-DELTA = {**START, "options": {"text": "delta"}}
 VIEWERS = 300
 IDLE = 2_000
 REATTACHED = 3_000

@@ -1,4 +1,4 @@
-"""The servers that are measured: `python -m tests.bench.server VARIANT TOKENS DELAY`.
+"""The servers that are measured: `python -m tests.bench.server VARIANT TOKENS DELAY [REDIS_URL]`.
 
 Each answers any message on `/ws` with one run of the same graph, whose model costs next to nothing,
 and tells under `/cpu` how many seconds of CPU the process has used.
@@ -22,6 +22,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langgraph_ws import Limits, attach_websocket
+from langgraph_ws.log.redis import RedisThreadLog
 
 Loop = Callable[[Any, web.WebSocketResponse], Awaitable[None]]
 STATM = Path("/proc/self/statm")
@@ -108,12 +109,13 @@ async def memory(request: web.Request) -> web.Response:
     return web.json_response(pages * os.sysconf("SC_PAGESIZE"))
 
 
-def main(variant: str, tokens: str, delay: str) -> None:
+def main(variant: str, tokens: str, delay: str, redis: str = "") -> None:
     app = web.Application()
     graph = graph_of(int(tokens), float(delay))
     if variant == "langgraph-ws":
         limits = Limits(connections_per_address=10_000)
-        attach_websocket(app, graph, limits=limits)
+        log = RedisThreadLog(redis) if redis else None
+        attach_websocket(app, graph, limits=limits, log=log)
     else:
         app.router.add_get("/ws", by_hand(graph, BY_HAND[variant]))
     app.router.add_get("/cpu", cpu)
