@@ -616,7 +616,7 @@ class Attachment:
             connection.close(1012, "the server restarts", finish=True, deaf=deaf)
         # Each bounds itself, also with a client that does not read.
         for connection in ending:
-            await connection.ended.wait()
+            await asyncio.shield(connection.ended)
 
 
 ATTACHMENTS: web.AppKey[dict[str, Attachment]] = web.AppKey("langgraph_ws", dict[str, Attachment])

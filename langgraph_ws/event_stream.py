@@ -74,7 +74,7 @@ class EventStream:
         self._messages = self._sent = self._flushed = 0
         self._reported = (0, 0)
         self._sent_at = self._progress_at = self._loop.time()
-        self.ended = asyncio.Event()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         transport.set_write_buffer_limits(high=_HIGH_WATER)
 
     async def run(self, action: Do) -> None:
@@ -95,7 +95,7 @@ class EventStream:
             if self._ending:
                 self._transport.abort()
             self._threads.close()
-            self.ended.set()
+            self.ended.set_result(None)
 
     async def _begin(self, action: Do) -> None:
         command = action.command

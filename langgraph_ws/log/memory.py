@@ -324,7 +324,7 @@ class _Thread:
         self.runs: dict[str, _Run] = {}
         self.followers: dict[_Follower, Callable[[], None]] = {}
         self._retention = retention
-        self._messages: deque[tuple[_Run, int]] = deque()  # those in the view, and their bytes
+        self._messages: list[tuple[_Run, int]] = []  # those in the view, and their bytes
         self._message_bytes = 0
 
     @property
@@ -393,7 +393,7 @@ class _Thread:
         self.first += 1
 
     def _pop_message(self) -> None:
-        run, size = self._messages.popleft()
+        run, size = self._messages.pop(0)
         self._message_bytes -= size
         self._keep(run, -size)
         del self.view.runs[run.run_id].messages[0]
@@ -414,7 +414,7 @@ class _Thread:
         self.view.runs.pop(run_id, None)
 
     def _forget_messages(self, run_id: str) -> None:
-        kept: deque[tuple[_Run, int]] = deque()
+        kept: list[tuple[_Run, int]] = []
         for run, size in self._messages:
             if run.run_id == run_id:
                 self._message_bytes -= size
