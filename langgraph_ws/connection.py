@@ -194,7 +194,8 @@ class Connection:
             session,
             limit=limits.threads_per_connection,
             send=self._put,
-            wake=self._deliver,
+            wake=self._rouse,
+            deliver=self._deliver,
             lost=self._enqueue,
         )
         # Lists, made anew: an empty deque or event takes 0.7 KB, and most connections are idle.
@@ -575,8 +576,10 @@ class Connection:
 
         This is what every viewer of a run costs for each piece of it: no task is woken, and the
         frame is written past aiohttp's coroutine, which has nothing to compress or to wait for.
+        While a command is carried out, its answer comes first.
         """
-        waits = self._sleeper is None or self._news or self._transport.is_closing()
+        busy = self._worker is not None or self._sleeper is None or self._news
+        waits = busy or self._transport.is_closing()
         if waits or self._transport.get_write_buffer_size():
             self._rouse()
             return

@@ -65,7 +65,13 @@ class EventStream:
         self._outbox: deque[bytes] = deque()
         self._lost: deque[Lost] = deque()
         self._threads = Threads(
-            runs, session, limit=1, send=self._put, wake=self._wake.set, lost=self._fell_out
+            runs,
+            session,
+            limit=1,
+            send=self._put,
+            wake=self._wake.set,
+            deliver=self._wake.set,
+            lost=self._fell_out,
         )
         self._deadline: asyncio.TimerHandle | None = None
         self._ending = self._over = False

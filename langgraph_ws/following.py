@@ -87,12 +87,14 @@ class Threads:
         session: The protocol of the connection.
         limit: Threads at once.
         send: Takes messages for the client, to be sent before anything that `take` gives later.
-        wake: Called when `take` has something new.
+        wake: Called when `take` has something.
+        deliver: The same, when it has just been said, in the step in which it is said.
         lost: Called when a thread fell out of the log; `mend` is then to be called.
     """
 
     __slots__ = (
         "_closed",
+        "_deliver",
         "_follows",
         "_limit",
         "_lost",
@@ -111,6 +113,7 @@ class Threads:
         limit: int,
         send: Callable[[Sequence[bytes]], None],
         wake: Callable[[], None],
+        deliver: Callable[[], None],
         lost: Callable[[Lost], None],
     ) -> None:
         self._runs = runs
@@ -118,6 +121,7 @@ class Threads:
         self._limit = limit
         self._send = send
         self._wake = wake
+        self._deliver = deliver
         self._lost = lost
         self._follows: dict[str, _Follow] = {}
         self._ready: dict[_Follow, None] = {}
@@ -408,7 +412,8 @@ class Threads:
         elif self._session.done_with(follow.thread_id):
             self._drop(follow, dropped=False)
         else:
-            self._notify(follow)
+            self._ready[follow] = None
+            self._wake()
 
     def _drop(self, follow: _Follow, *, dropped: bool) -> None:
         follow.close()
@@ -422,7 +427,7 @@ class Threads:
 
     def _notify(self, follow: _Follow) -> None:
         self._ready[follow] = None
-        self._wake()
+        self._deliver()
 
 
 def _within(info: RunInfo, epoch: str) -> RunInfo:
