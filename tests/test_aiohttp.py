@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
@@ -29,8 +29,8 @@ from langgraph_ws import (
 )
 from langgraph_ws.commands import ANONYMOUS
 from langgraph_ws.connection import close_reason, is_close_code
-from langgraph_ws.frames import RunFinished, RunStarted
-from langgraph_ws.log import Follower
+from langgraph_ws.frames import Custom, RunFinished, RunStarted
+from langgraph_ws.log import Entry, Follower
 from langgraph_ws.protocols.chat import ChatSession
 from langgraph_ws.testing import Reply
 from tests.graphs import Anything, asking, chat, line
@@ -724,6 +724,28 @@ async def test_a_fault_of_the_protocol_closes_1011(
         await client.send("new_chat", messages=HELLO)
         assert await client.closed() == 1011
         await soon(lambda: site.attachment.connections == 0)
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_fault_in_the_midst_of_what_a_run_says_closes_1011_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(ChatSession):
+        def send(self, thread_id: str, entries: Sequence[Entry]) -> list[bytes]:
+            if any(isinstance(entry.frame, Custom) for entry in entries):
+                raise ZeroDivisionError
+            return super().send(thread_id, entries)
+
+    monkeypatch.setattr(langgraph_ws.aiohttp, "PROTOCOLS", {"chat": Broken})
+    gate = Gate()
+    async with serving(gate.graph) as site, site.connect() as client:
+        await client.send("attach", thread_id="t")
+        await client.the("run")
+        await site.attachment.start(input={}, thread_id="t")
+        await gate.entered.wait()
+        assert await client.closed() == 1011
+        gate.go_on.set()
+        await over(site, "t")
     assert "ZeroDivisionError" in caplog.text
 
 

@@ -988,10 +988,15 @@ def attached(epoch: str = "1800000000-ab", head: int = 0) -> Attached:
     return Attached(info=info, after=0)
 
 
-def subscribed(client: LangChainSession, *channels: str, head: int = 0) -> list[bytes]:
+def subscribing(client: LangChainSession, *channels: str) -> int:
+    """The token of a subscription that has been asked for."""
     message = {"id": 1, "method": "subscription.subscribe", "params": {"channels": channels}}
     [action] = client.receive(orjson.dumps(message).decode())
-    return client.done(action.token, attached(head=head))  # type: ignore[union-attr]
+    return action.token  # type: ignore[union-attr]
+
+
+def subscribed(client: LangChainSession, *channels: str, head: int = 0) -> list[bytes]:
+    return client.done(subscribing(client, *channels), attached(head=head))
 
 
 def entries(*frames: Any) -> list[Entry]:
@@ -1093,6 +1098,32 @@ def test_who_comes_back_is_told_of_the_end_of_a_run_after_what_it_said() -> None
     subscribed(client, "messages", "lifecycle", head=2)
     assert lifecycle(client.send("t", story)) == ["running", "completed"]
     assert client.overdue() == []
+
+
+def test_an_end_waits_for_the_subscriptions_that_were_asked_for_with_it() -> None:
+    client = session()
+    story = recent(
+        RunStarted(thread_id="t", run_id="r", graph="g"), RunFinished(status="completed")
+    )
+    values, messages = (subscribing(client, name, "lifecycle") for name in ("values", "messages"))
+    client.done(values, attached(head=2))
+    assert lifecycle(client.send("t", story)) == ["running"]
+    assert client.overdue() == []
+    client.done(messages, attached(head=2))
+    assert lifecycle(client.send("t", story)) == ["running", "completed"]
+    assert client.overdue() == []
+
+
+def test_an_end_is_not_held_back_for_a_subscription_that_was_refused() -> None:
+    client = session()
+    subscribed(client, "lifecycle", head=0)
+    token = subscribing(client, "messages")
+    story = recent(
+        RunStarted(thread_id="t", run_id="r", graph="g"), RunFinished(status="completed")
+    )
+    assert lifecycle(client.send("t", story)) == ["running"]
+    client.done(token, RequestError("not_found", "x"))
+    assert lifecycle(client.overdue()) == ["completed"]
 
 
 def test_the_ends_of_runs_that_only_watchers_hear_of_come_in_order() -> None:

@@ -511,15 +511,18 @@ class LangChainSession(Session):
         stream has one subscription.
         """
         apart = self._is_python or self.server_sent
-        return event.root in TERMINAL_EVENTS.values() and not apart and self._only_watches()
+        return event.root in TERMINAL_EVENTS.values() and not apart and self._may_ask_for_more()
 
-    def _only_watches(self) -> bool:
+    def _may_ask_for_more(self) -> bool:
+        """Whether it has asked for more than it has been told yet, or is about to."""
+        if any(isinstance(each.request, Subscribe | Reconnect) for each in self._asked.values()):
+            return True
         recent = _now_ms() - self._subscribed_ms < _SETTLE_MS
         return recent and all(each.watches for each in self._subscriptions.values())
 
     def overdue(self) -> list[bytes]:
         """The end that was held back, once it is not to be any more."""
-        if not self._held or self._only_watches():
+        if not self._held or self._may_ask_for_more():
             return []
         released, self._held = self._held, []
         return released
