@@ -104,6 +104,43 @@ async def make(clock: Clock) -> AsyncIterator[Callable[..., MemoryThreadLog]]:
         await log.close()
 
 
+async def test_entries_of_a_run_that_ended_are_packed_and_read_as_before(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(finished_s=1_000.0)
+    for number in range(3):
+        deltas = [delta(str(place)) for place in range(150)]
+        await log.append("t", f"r{number}", whole_run(f"r{number}", *deltas))
+    before = await read_all(log, "t")
+    record, size = log._threads["t"], log.size()
+    clock.now += 11
+    while log._pack(clock.now):
+        pass
+    packs = {id(entry) for entry in record.entries.values()}
+    assert len(packs) < 12
+    after = await read_all(log, "t")
+    assert [(e.seq, e.run_id, e.time_ms, e.frame) for e in after] == [
+        (e.seq, e.run_id, e.time_ms, e.frame) for e in before
+    ]
+    assert log.size() == size
+    assert (await read_all(log, "t"))[-1] is after[-1]  # the last packs stay open
+    await log.append("t", "r3", [started("r3")])
+    clock.now += 1_000
+    await log.append("u", "r4", [started("r4")])
+    assert log.size().entries == 2
+
+
+async def test_what_json_would_change_is_not_packed(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make()
+    odd = Custom(name="odd", data={1: "one"})
+    await log.append("t", "r", [started("r"), odd, RunFinished(status="completed")])
+    clock.now += 11
+    await log.append("u", "s", [started("s")])
+    assert (await read_all(log, "t"))[1].frame is odd
+
+
 def test_an_entry_shows_what_it_holds() -> None:
     assert repr(Entry(1, "r", 2, RunResult(text="hi"))).startswith("Entry(1, 'r', 2, RunResult(")
 

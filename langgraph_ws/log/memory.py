@@ -4,6 +4,9 @@ A thread has a record: its entries by `seq`, its view, its runs and its follower
 holds is bounded twice. The *frames* are what `Retention` speaks of. What is *kept* beside them
 (terminal entries, the folded view) is bounded too, or many short runs would fill the memory with
 results that nobody asks for again.
+
+Entries of runs that ended are packed, some at a time: thousands of objects that live on make every
+full round of Python's garbage collector longer, for all that the process does.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from langgraph_ws.codec import dumps, encode_frame
+from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
 from langgraph_ws.errors import GapError, GapReason, LogClosed
 from langgraph_ws.frames import (
     BlockDelta,
@@ -51,6 +55,13 @@ logger = logging.getLogger(__name__)
 _ENTRY_BYTES = 512
 """What an entry takes beside its text: entry, frame, their strings and numbers (CPython 3.11)."""
 
+_QUIET_S = 10.0
+"""How long a run has to have ended before its entries are packed: those who come back at once read
+them as they are."""
+_PACKED_AT_ONCE = 64
+_UNPACKED = 16
+"""So many packs that were read stay unpacked, for others who come back to the same."""
+
 _MAX_SWEEP_S = 30.0
 _MIN_SWEEP_S = 0.1
 
@@ -79,6 +90,8 @@ class MemoryThreadLog(ThreadLog):
         self._threads: dict[str, _Thread] = {}
         self._with_frames: deque[_Run] = deque()  # ended, frames not yet dropped; oldest end first
         self._with_result: deque[_Run] = deque()  # ended, not yet forgotten; oldest end first
+        self._unpacked: deque[_Run] = deque()  # ended, entries not yet packed; oldest end first
+        self._opened: deque[_Pack] = deque(maxlen=_UNPACKED)
         self._waiting: dict[_Thread, int] = {}  # nothing left but interrupts, which take so much
         self._bytes = 0
         self._kept = 0
@@ -103,7 +116,9 @@ class MemoryThreadLog(ThreadLog):
         if self._timer is not None:
             self._timer.cancel()
         threads = list(self._threads.values())
-        for forgotten in (self._threads, self._with_frames, self._with_result, self._waiting):
+        self._threads.clear()
+        self._waiting.clear()
+        for forgotten in (self._with_frames, self._with_result, self._unpacked, self._opened):
             forgotten.clear()
         for thread in threads:
             thread.closed = True
@@ -122,6 +137,7 @@ class MemoryThreadLog(ThreadLog):
         self._registry.check(thread, fence)
         now = self._clock()
         self._expire(now)
+        self._pack(now)
         if not frames:
             bounds = self._bounds(self._threads.get(thread))
             return Position(bounds.epoch, bounds.head)
@@ -131,6 +147,7 @@ class MemoryThreadLog(ThreadLog):
         if (ended := record.write(run_id, frames, now)) is not None:
             self._with_frames.append(ended)
             self._with_result.append(ended)
+            self._unpacked.append(ended)
         record.trim()
         self._bytes += record.bytes - frame_bytes
         self._kept += record.kept - kept
@@ -152,7 +169,7 @@ class MemoryThreadLog(ThreadLog):
         self._expire(self._clock())
         seq = self._resume(self._threads.get(thread), after, rewind)
         record = self._record(thread)
-        follower = _Follower(record, seq, self._settle)
+        follower = _Follower(record, seq, self._settle, self._opened)
         record.followers[follower] = wake
         return follower
 
@@ -227,7 +244,10 @@ class MemoryThreadLog(ThreadLog):
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._schedule(loop)
-        self._expire(self._clock())
+        now = self._clock()
+        self._expire(now)
+        while self._pack(now):
+            pass
 
     def _expire(self, now: float) -> None:
         """Drop what is out of time."""
@@ -235,6 +255,15 @@ class MemoryThreadLog(ThreadLog):
             self._drop(self._with_frames.popleft())
         while self._with_result and self._with_result[0].ended + self._result_s <= now:
             self._forget(self._with_result.popleft())
+
+    def _pack(self, now: float) -> bool:
+        """Pack some entries of the run that ended first; whether there were any to pack."""
+        if not self._unpacked or self._unpacked[0].ended + _QUIET_S > now:
+            return False
+        run = self._unpacked[0]
+        if run.thread.pack(run):
+            self._unpacked.popleft()
+        return True
 
     def _fit(self) -> None:
         """Drop what is over the limits of all threads, oldest end first."""
@@ -288,12 +317,55 @@ class _Held(Entry):
         self.size = size
 
 
+class _Pack:
+    """Entries of one run that follow one another, as JSON.
+
+    Attributes:
+        run_id: The run.
+        first: The `seq` of the first.
+        sizes: How many bytes each took, as far as limits are concerned.
+    """
+
+    __slots__ = ("_entries", "_json", "first", "run_id", "sizes")
+
+    def __init__(self, entries: Sequence[_Held]) -> None:
+        self.run_id = entries[0].run_id
+        self.first = entries[0].seq
+        self.sizes = array("L", [entry.size for entry in entries])
+        self._json = dumps([[entry.time_ms, encode_frame(entry.frame)] for entry in entries])
+        self._entries: list[Entry] | None = None
+
+    def is_faithful(self, entries: Sequence[Entry]) -> bool:
+        """Whether it holds the same; a mapper may make frames of what JSON does not know."""
+        try:
+            mine = self._decoded()
+        except ValueError:
+            return False
+        return [entry.frame for entry in mine] == [entry.frame for entry in entries]
+
+    def open(self, opened: deque[_Pack]) -> list[Entry]:
+        """The entries; the packs in `opened` stay so until others push them out of it."""
+        if self._entries is None:
+            if len(opened) == opened.maxlen:
+                opened[0]._entries = None
+            opened.append(self)
+            self._entries = self._decoded()
+        return self._entries
+
+    def _decoded(self) -> list[Entry]:
+        return [
+            Entry(seq, self.run_id, time_ms, decode_frame(frame))
+            for seq, (time_ms, frame) in enumerate(loads(self._json), self.first)
+        ]
+
+
 @dataclass(slots=True, eq=False)
 class _Run:
     """What a log knows of a run.
 
     `first` and `last` are its first and last entry, `end` is the one that says that it ended,
-    `ended` the time of that in seconds; `kept` is what its view and terminal entries take.
+    `ended` the time of that in seconds; `kept` is what its view and terminal entries take; up to
+    `packed` its entries are packed.
     """
 
     thread: _Thread
@@ -303,6 +375,7 @@ class _Run:
     end: int | None = None
     ended: float = 0.0
     dropped: bool = False
+    packed: int = 0
     terminal: list[Entry] = field(default_factory=list)
     kept: int = 0
     sources: int = 0
@@ -319,7 +392,7 @@ class _Thread:
         self.bytes = 0
         self.kept = 0
         self.closed = False
-        self.entries: dict[int, _Held] = {}
+        self.entries: dict[int, _Held | _Pack] = {}
         self.view = ThreadView()
         self.runs: dict[str, _Run] = {}
         self.followers: dict[_Follower, Callable[[], None]] = {}
@@ -389,7 +462,11 @@ class _Thread:
             self._pop_message()
 
     def _pop(self) -> None:
-        self.bytes -= self.entries.pop(self.first).size
+        oldest = self.entries.pop(self.first)
+        if isinstance(oldest, _Held):
+            self.bytes -= oldest.size
+        else:
+            self.bytes -= oldest.sizes[self.first - oldest.first]
         self.first += 1
 
     def _pop_message(self) -> None:
@@ -406,6 +483,24 @@ class _Thread:
             if oldest is not None and not oldest.dropped:
                 break
             self._pop()
+
+    def pack(self, run: _Run) -> bool:
+        """Pack the next entries of a run that ended; whether those were the last."""
+        begin = max(run.packed + 1, run.first, self.first)
+        entries: list[_Held] = []
+        seq = begin
+        while seq <= run.last and len(entries) < _PACKED_AT_ONCE:
+            entry = self.entries[seq]
+            if entry.run_id == run.run_id and isinstance(entry, _Held):
+                entries.append(entry)
+            elif entries:
+                break
+            seq += 1
+        run.packed = seq - 1
+        if len(entries) > 1 and (pack := _Pack(entries)).is_faithful(entries):
+            for entry in entries:
+                self.entries[entry.seq] = pack
+        return seq > run.last
 
     def forget(self, run_id: str) -> None:
         """Let go of a run that was dropped; pending interrupts stay."""
@@ -447,7 +542,14 @@ class _Thread:
 class _Follower:
     """A cursor over the log of one thread."""
 
-    def __init__(self, thread: _Thread, seq: int, settle: Callable[[_Thread], None]) -> None:
+    def __init__(
+        self,
+        thread: _Thread,
+        seq: int,
+        settle: Callable[[_Thread], None],
+        opened: deque[_Pack],
+    ) -> None:
+        self._opened = opened
         self._thread = thread
         self._seq = seq
         self._settle = settle
@@ -471,7 +573,11 @@ class _Follower:
         if start > thread.head and thread.closed:
             raise LogClosed("the thread log has been closed")
         self._seq = min(self._seq + limit, thread.head)
-        return [thread.entries[seq] for seq in range(start, self._seq + 1)]
+        held = [thread.entries[seq] for seq in range(start, self._seq + 1)]
+        return [
+            entry if isinstance(entry, _Held) else entry.open(self._opened)[seq - entry.first]
+            for seq, entry in enumerate(held, start)
+        ]
 
     def close(self) -> None:
         """Stop following; `wake` is not called again."""
