@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -296,34 +297,36 @@ async def test_scale_out_survives_a_killed_process(tmp_path: Path) -> None:
     folder = EXAMPLES / "scale_out"
     port = free_port()
 
-    async def start(script: str, *arguments: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+    @asynccontextmanager
+    async def started(script: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        process = await asyncio.create_subprocess_exec(
             sys.executable, folder / script, *arguments, stdout=subprocess.PIPE
         )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
 
     with redis_server(tmp_path) as redis:
-        servers = await start("start.py", str(port), redis.url, str(tmp_path / "db"))
-        assert servers.stdout is not None
-        pids: list[int] = []
-        ready = 0
-        async with asyncio.timeout(BOUND):
-            while ready < 2:
-                line = (await servers.stdout.readline()).decode()
-                ready += line == "ready\n"
-                if line.startswith("process "):
-                    pids.append(int(line.split()[-1]))
-        client = await start("client.py", f"ws://127.0.0.1:{port}/ws")
-        assert client.stdout is not None
-        try:
-            async with asyncio.timeout(BOUND):
+        async with (
+            asyncio.timeout(BOUND),
+            started("start.py", str(port), redis.url, str(tmp_path / "db")) as servers,
+        ):
+            assert servers.stdout is not None
+            said = b""  # the processes share a pipe: lines of theirs may run into one another
+            while said.count(b"ready") < 2:
+                more = await servers.stdout.read(4096)
+                assert more, said
+                said += more
+            async with started("client.py", f"ws://127.0.0.1:{port}/ws") as client:
+                assert client.stdout is not None
                 seen = (await client.stdout.readuntil(b"Chapter 2: whoever")).decode()
-                for pid in pids:  # whichever of them it is that tells the story
-                    os.kill(pid, signal.SIGKILL)
+                for pid in re.findall(rb"process (\d+):", said):  # whichever tells the story
+                    os.kill(int(pid), signal.SIGKILL)
                 seen += (await client.stdout.read()).decode()
                 assert await client.wait() == 0
-        finally:
-            servers.terminate()
-            await servers.wait()
     assert "another process goes on (attempt 2)" in seen
     _, _, story = seen.rpartition("completed:")
     assert [line[:10] for line in story.split("\n") if line] == [

@@ -22,7 +22,7 @@ TEXT = "Chapter {}: whoever tells this story may change, but not a word of it is
 
 
 def chapter(number):
-    model = ScriptedModel([Reply(text=TEXT.format(number), delay=0.05)])
+    model = ScriptedModel([Reply(text=TEXT.format(number), delay=0.2)])
 
     async def node(state: MessagesState):
         return {"messages": [await model.ainvoke(state["messages"])]}
