@@ -293,6 +293,7 @@ async def test_terminal_chat_reconnects_and_misses_nothing() -> None:
     assert [told.count(chapter) for chapter in CHAPTERS] == [1] * len(CHAPTERS)
 
 
+@pytest.mark.timeout(120)
 async def test_scale_out_survives_a_killed_process(tmp_path: Path) -> None:
     folder = EXAMPLES / "scale_out"
     port = free_port()
@@ -311,7 +312,7 @@ async def test_scale_out_survives_a_killed_process(tmp_path: Path) -> None:
 
     with redis_server(tmp_path) as redis:
         async with (
-            asyncio.timeout(BOUND),
+            asyncio.timeout(3 * BOUND),  # the story alone takes more than ten seconds
             started("start.py", str(port), redis.url, str(tmp_path / "db")) as servers,
         ):
             assert servers.stdout is not None

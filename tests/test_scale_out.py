@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import needs_browser
 from tests.faults import scenarios
 from tests.node import node
 from tests.servers import PostgresServer, RedisServer, postgres_server, redis_server
@@ -47,6 +48,11 @@ async def test_killed_owners_under_official_clients(tmp_path: Path, redis: Redis
     for clients in ("clients", "clients/ui"):
         node(Path(__file__).parent / clients)
     await scenarios.kill_under_official_clients(tmp_path, redis, str(tmp_path / "db"), times=1)
+
+
+@needs_browser
+async def test_killed_owners_under_the_playground(tmp_path: Path, redis: RedisServer) -> None:
+    await scenarios.kill_under_playground(tmp_path, redis, str(tmp_path / "db"), times=1)
 
 
 async def test_a_stopped_owner(

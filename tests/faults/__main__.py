@@ -39,6 +39,11 @@ def table(quick: bool) -> list[tuple[str, str, Scenario]]:
             lambda *where: scenarios.kill_under_official_clients(*where, times=few or 8),
         ),
         (
+            "kill -9 under the playground, in a browser",
+            "SQLite",
+            lambda *where: scenarios.kill_under_playground(*where, times=few or 8),
+        ),
+        (
             "SIGSTOP longer than the lease, and back",
             "PostgreSQL",
             lambda *where: scenarios.stop_owner(*where, times=few or 8),

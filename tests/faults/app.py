@@ -127,6 +127,7 @@ async def serve() -> None:
         {"agent": graph},
         log=log,
         protocols=PROTOCOLS,
+        playground=True,
         heartbeat=OPTIONS.get("heartbeat", 5.0),
         drain_timeout=5.0,
     )

@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 
 from langgraph_ws.client import Client, RequestRefused, Run, RunFailedError
 from langgraph_ws.frames import AttemptStarted
+from tests.browser import launched
 from tests.faults.app import text_of
 from tests.faults.cluster import (
     LEASE_S,
@@ -189,6 +190,46 @@ async def kill_under_official_clients(
         f"{times} kills under each of {len(speak)}, {attempts} take-overs: nothing lost or "
         f"doubled, but {drafts} drafts under AG-UI"
     )
+
+
+async def kill_under_playground(
+    directory: Path, redis: RedisServer, checkpoints: str, *, times: int
+) -> str:
+    """kill -9 of the owner under the playground, in a browser: the page shows what is saved."""
+    attempts = 0
+    async with cluster(directory, redis.url, checkpoints, prefix="page") as made, launched() as web:
+        for number in range(times):
+            node = ["plan", "left", "second", "act"][number % 4]
+            known = {note.run_id for note in made.notes()}
+            page = await web.new_page()
+            page.set_default_timeout(PATIENCE_S * 1000)
+            async with asyncio.timeout(PATIENCE_S):
+                await page.goto(made.url.replace("ws:", "http:"))
+                field = page.get_by_label("Message", exact=True)
+                await field.fill("go")
+                await field.press("Enter")
+                run_id = await _run_that_reaches(made, node, known)
+                owner = await made.owned(run_id, node)
+                await asyncio.sleep(0.05)
+                await made.kill(owner)
+                await made.add()
+                asked = page.get_by_role("group").filter(has_text="go on?")
+                await asked.get_by_label("Answer", exact=True).fill("yes")
+                await page.get_by_role("button", name="Answer", exact=True).click()
+                last = page.locator(".message", has_text=text_of("finish"))
+                await last.wait_for()
+                shown = await page.locator(".message").all_inner_texts()
+                thread = page.url.rpartition("thread=")[2]
+            await page.close()
+            try:
+                for text in (*map(text_of, SPOKEN), "you said yes"):
+                    assert sum(text in message for message in shown) == 1, (text, shown)
+                await made.check_state(thread)
+            except AssertionError:
+                print(node, await made.describe(thread, [run_id]))
+                raise
+            attempts += max(note.attempt for note in made.notes(run_id)) - 1
+    return f"{times} kills, {attempts} take-overs: the page shows each message once, and whole"
 
 
 async def _run_that_reaches(made: Cluster, node: str, known: Collection[str]) -> str:
