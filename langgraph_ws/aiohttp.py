@@ -60,6 +60,8 @@ logger = logging.getLogger(__name__)
 _RESTART_SPREAD_MS = 5_000
 """Over how long clients are asked to spread their return after a restart."""
 _SWEPT_AT_ONCE = 500
+_BLOCKED_S = 1.0
+"""From which lag on the event loop counts as blocked."""
 _ROUTES: Mapping[str, type[Routes]] = {
     LangChainSession.name: LangChainRoutes,
     AGUISession.name: AGUIRoutes,
@@ -589,8 +591,21 @@ class Attachment:
     async def _sweep(self) -> None:
         """Look after all connections, one timer for all of them."""
         loop = asyncio.get_running_loop()
+        patient = True
         while True:
+            due = loop.time() + self._timing.sweep
             await asyncio.sleep(self._timing.sweep)
+            late = loop.time() - due
+            self.runs.metrics.loop_lag(late)
+            if late >= _BLOCKED_S and patient:
+                logger.warning(
+                    "the event loop was blocked for %.1f s, and nobody was served meanwhile: work "
+                    "that does not await belongs in a thread (asyncio.to_thread)",
+                    late,
+                )
+                patient = False
+                continue  # what clients have sent meanwhile is read before they are judged
+            patient = True
             for number, connection in enumerate(tuple(self._connections), 1):
                 try:
                     connection.sweep(loop.time(), time.time())

@@ -83,6 +83,9 @@ class Metrics:
     def log_size(self, size: LogSize) -> None:
         """What the log holds (told about once a second)."""
 
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop came to a timer (told about once a second)."""
+
     def run_started(self, run: RunLabels) -> None:
         """A run began."""
 
@@ -152,6 +155,7 @@ class OpenTelemetryMetrics(Metrics):
         self._log_threads = gauge("log.threads", "Threads in the log")
         self._log_entries = gauge("log.entries", "Entries in the log")
         self._log_bytes = gauge("log.size", "Bytes in the log", "By")
+        self._loop_lag = seconds("loop.lag", "How late the event loop came to a timer")
         self._running = level("runs", "Runs that are active")
         self._started = counter("run.started", "Runs that began")
         self._finished = counter("run.finished", "Runs that ended, by status")
@@ -207,6 +211,10 @@ class OpenTelemetryMetrics(Metrics):
         self._log_threads.set(size.threads)
         self._log_entries.set(size.entries)
         self._log_bytes.set(size.bytes)
+
+    def loop_lag(self, seconds: float) -> None:
+        """Record it."""
+        self._loop_lag.record(max(seconds, 0.0))
 
     def run_started(self, run: RunLabels) -> None:
         """Count it."""

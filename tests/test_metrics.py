@@ -107,6 +107,7 @@ async def test_connections_and_runs_are_counted() -> None:
     assert sum(messages for _, messages, _ in calls["messages_sent"]) > 30
     assert sum(size for _, _, size in calls["messages_sent"]) > 3_000
     assert all(lag >= 0 for (lag,) in calls["cursor_lag"])
+    assert calls["loop_lag"]
     size = calls["log_size"][-1][0]
     assert size.entries > 30
     assert size.bytes > 3_000
@@ -233,6 +234,7 @@ async def test_opentelemetry_counts_with_few_labels_and_traces_runs() -> None:
     }
     assert points["langgraph_ws.run.duration"][("LangGraph", "completed")] == 1
     assert points["langgraph_ws.messages.sent"][("chat",)] > 30
+    assert points["langgraph_ws.loop.lag"][()] > 0
     assert "t" not in {label for labels in points.values() for names in labels for label in names}
     first, second = spans
     assert first.name == "langgraph_ws.run"

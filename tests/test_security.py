@@ -305,6 +305,23 @@ async def test_no_token_in_time_closes_4408() -> None:
             await client.the("pong")
 
 
+async def test_a_blocked_event_loop_is_not_held_against_clients(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def authorize_token(request: web.Request, token: str) -> Identity | None:
+        await asyncio.sleep(0.01)
+        return by_token(request, token)
+
+    async with (
+        serving(chat("x"), authorize_token=authorize_token, auth_timeout=1.6) as site,
+        site.connect() as client,
+    ):
+        await client.send("auth", token="ann-token")
+        time.sleep(1.7)  # noqa: ASYNC251  # on purpose
+        await client.the("authenticated")
+    assert "the event loop was blocked for 1." in caplog.text
+
+
 async def test_where_no_tokens_are_taken_auth_is_unknown() -> None:
     async with serving(chat("x")) as site, site.connect() as client:
         await client.send("auth", token=CANARY)
