@@ -2,7 +2,9 @@
 
 Checkpointers have no fencing: a process that was stopped for a while and goes on overwrites the
 newest checkpoint, and repeats side effects (langgraph 1.2.22). The check comes before each write,
-so it narrows the window and does not close it; it closes with the lease's time to spare.
+so it narrows the window and does not close it; it closes with the lease's time to spare. It comes
+after each write, too: if the lease has run out meanwhile, another process may have begun without
+what was written, and the next step is not for this one to begin.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def _fenced_class(kind: type[Any], lease: Lease) -> type[Any]:
 def _guarded(function: Any, lease: Lease) -> Any:
     def write(self: Any, *arguments: Any, **named: Any) -> Any:
         _check(lease)
-        return function(self, *arguments, **named)
+        result = function(self, *arguments, **named)
+        _check(lease)
+        return result
 
     return write
 
@@ -56,7 +60,9 @@ def _guarded(function: Any, lease: Lease) -> Any:
 def _guarded_async(function: Any, lease: Lease) -> Any:
     async def write(self: Any, *arguments: Any, **named: Any) -> Any:
         _check(lease)
-        return await function(self, *arguments, **named)
+        result = await function(self, *arguments, **named)
+        _check(lease)
+        return result
 
     return write
 

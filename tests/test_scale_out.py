@@ -61,6 +61,12 @@ async def test_a_stopped_owner(
     await scenarios.stop_owner(tmp_path, redis, postgres.url, times=1)
 
 
+async def test_a_blocked_owner(
+    tmp_path: Path, redis: RedisServer, postgres: PostgresServer
+) -> None:
+    await scenarios.block_owner(tmp_path, redis, postgres.url, times=1)
+
+
 async def test_requests_at_another_process(
     tmp_path: Path, redis: RedisServer, postgres: PostgresServer
 ) -> None:

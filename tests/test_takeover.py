@@ -344,6 +344,29 @@ async def test_a_process_that_was_stopped_writes_no_checkpoint(tmp_path: Path) -
     assert fenced(graph_of(say), lease).checkpointer is None
 
 
+async def test_no_step_begins_when_the_lease_ran_out_while_the_last_was_saved() -> None:
+    clock, begun = [0.0], []
+    ticket = Ticket(run="/r", thread="t", thread_id="t", graph="g", work=None)
+    lease = Lease(ticket=ticket, fence=1, deadline=5.0, clock=lambda: clock[0])
+
+    class Slow(InMemorySaver):
+        async def aput(self, *arguments: Any, **named: Any) -> Any:
+            saved = await super().aput(*arguments, **named)
+            clock[0] += 2.0
+            return saved
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        begun.append(clock[0])
+        return {}
+
+    builder = StateGraph(MessagesState).add_sequence([("one", node), ("two", node)])
+    guarded = fenced(builder.add_edge(START, "one").compile(checkpointer=Slow()), lease)
+    config = {"configurable": {"thread_id": "t"}}
+    with pytest.raises(LeaseLost):
+        await guarded.ainvoke({"messages": []}, config, durability="sync")
+    assert begun == [4.0]
+
+
 def test_checkpoints_that_no_other_process_sees_are_nothing_to_go_on_from() -> None:
     assert not can_be_taken_over(graph_of(say))
     assert not can_be_taken_over(graph_of(say, saver=InMemorySaver()))

@@ -49,6 +49,11 @@ def table(quick: bool) -> list[tuple[str, str, Scenario]]:
             lambda *where: scenarios.stop_owner(*where, times=few or 8),
         ),
         (
+            "a node that blocks the event loop",
+            "PostgreSQL",
+            lambda *where: scenarios.block_owner(*where, times=few or 4),
+        ),
+        (
             "answer, cancel, double texting at another process",
             "PostgreSQL",
             lambda *where: scenarios.ask_elsewhere(*where, times=few or 10),

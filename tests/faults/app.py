@@ -54,6 +54,8 @@ def says(name: str, **reply: Any) -> Callable[[MessagesState], Any]:
 
     async def node(state: MessagesState) -> dict[str, Any]:
         note("begin", name)
+        if name == "left" and current_run().attempt == 1:
+            time.sleep(OPTIONS.get("block", 0.0))  # noqa: ASYNC251  # nothing else runs meanwhile
         message = await model.ainvoke(state["messages"])
         note("end", name)
         return {"messages": [message]}

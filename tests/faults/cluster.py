@@ -177,7 +177,7 @@ class Cluster:
                     begun.setdefault(note.node, []).append(note.attempt)
             for node, attempts in begun.items():
                 assert len(set(attempts)) == len(attempts), f"{node} ran twice in one attempt"
-                for earlier in attempts[:-1]:
+                for earlier in sorted(attempts)[:-1]:  # one that was blocked may begin last
                     later = [n for n in begun if STEPS[n] > STEPS[node] and earlier in begun[n]]
                     parallel = [n for n in later if STEPS[n] == 3 and STEPS[node] == 2]
                     if node in ("left", "right"):

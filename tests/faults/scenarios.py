@@ -304,6 +304,27 @@ async def stop_owner(directory: Path, redis: RedisServer, checkpoints: str, *, t
     return f"{times} times: log and checkpoints as if undisturbed ({written} zombie nodes ended)"
 
 
+async def block_owner(directory: Path, redis: RedisServer, checkpoints: str, *, times: int) -> str:
+    """A node blocks the event loop of its process: for less than the lease, and for longer."""
+    seconds = LEASE_S * 2.5
+    attempts = []
+    for lease in (seconds * 2, LEASE_S):
+        options: dict[str, Any] = {"prefix": f"block{lease}", "block": seconds, "lease": lease}
+        async with cluster(directory, redis.url, checkpoints, **options) as made:
+            attempts.append(0)
+            for number in range(times):
+                thread = f"{lease}-{number}"
+                async with made.client() as client:
+                    runs = await finish_all(made, await start_many(made, client, [thread]))
+                attempts[-1] += (await check_all(made, runs, [thread]))[1]
+    assert attempts[0] == 0, attempts
+    assert attempts[1] >= times, attempts
+    return (
+        f"{seconds:.0f} s, {times} times each: no take-over where the lease is {seconds * 2:.0f} s"
+        f", {attempts[1]} where it is {LEASE_S:.0f} s; nothing lost or doubled"
+    )
+
+
 async def ask_elsewhere(
     directory: Path, redis: RedisServer, checkpoints: str, *, times: int
 ) -> str:
