@@ -1,0 +1,101 @@
+"""The suite with other versions: `python -m tests.versions`, or `--quick`, without the slow files.
+
+On every Python from 3.11 that is found on the path with the newest dependencies, on the oldest
+also with the lowest that `pyproject.toml` allows and with pre-releases, each in a virtual
+environment of its own. Prints a table of results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
+SLOW = [
+    *("tests/clients", "tests/test_playground.py", "tests/test_scale_out.py"),
+    *("tests/test_load.py", "tests/test_security_suite.py", "tests/test_examples.py"),
+]
+SHOWN = ("aiohttp", "langgraph", "langchain-core", "pydantic", "orjson", "redis")
+
+
+def requirements() -> list[str]:
+    """What the package itself needs, the extra `redis` included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["redis"]]
+
+
+def lowest() -> list[str]:
+    """The same, at the lowest version that is allowed."""
+    pins = []
+    for requirement in requirements():
+        found = re.match(r"([\w-]+)>=([\d.]+)", requirement)
+        assert found, requirement
+        pins.append(f"{found[1]}=={found[2]}")
+    return pins
+
+
+def versions(python: Path) -> str:
+    """The versions that are installed there."""
+    code = f"from importlib.metadata import version\nfor p in {SHOWN}: print(p, version(p))"
+    done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    return ", ".join(done.stdout.splitlines())
+
+
+def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> tuple[str, str]:
+    """Install and test; the versions, and the last line of pytest."""
+    subprocess.run([interpreter, "-m", "venv", directory], check=True)
+    python = directory / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-e", ".[test]"], check=True, cwd=ROOT)
+    if kind == "lowest":
+        subprocess.run([*pip, *lowest()], check=True, cwd=ROOT)
+    elif kind == "pre-release":
+        names = [re.split(r"[>=!<]", requirement)[0] for requirement in requirements()]
+        bounds = directory / "bounds.txt"
+        bounds.write_text("\n".join(requirements()))
+        subprocess.run([*pip, "--upgrade", "--pre", "-c", bounds, *names], check=True, cwd=ROOT)
+    installed = versions(python)
+    print(f"\n{interpreter}, {kind}: {installed}", flush=True)
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    tail = done.stdout.strip().splitlines()[-30:]
+    if done.returncode:
+        print("\n".join(tail), flush=True)
+    return installed, tail[-1].strip("= ")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.versions", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="without the slow files")
+    parser.add_argument("--only", default="", help="those whose Python and kind hold this")
+    options = parser.parse_args()
+    arguments = [f"--ignore={path}" for path in SLOW] if options.quick else []
+    found = [name for version in PYTHONS if shutil.which(name := f"python{version}")]
+    cells = [(name, "newest") for name in found]
+    cells += [(found[0], kind) for kind in ("lowest", "pre-release")] if found else []
+    rows = []
+    for interpreter, kind in cells:
+        if options.only not in f"{interpreter} {kind}":
+            continue
+        with tempfile.TemporaryDirectory(prefix="versions") as directory:
+            rows.append((interpreter, kind, *run(interpreter, kind, Path(directory), arguments)))
+    print("\n| Python | Dependencies | Result |\n|---|---|---|")
+    for interpreter, kind, installed, result in rows:
+        print(f"| {interpreter[6:]} | {kind}: {installed} | {result} |")
+    return int(any("failed" in result or "error" in result for *_, result in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
