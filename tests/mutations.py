@@ -87,13 +87,6 @@ MUTATIONS = [
         "tests/test_security.py",
     ),
     Mutation(
-        "that nobody works before saying who it is",
-        "connection.py",
-        '            raise RequestError("unauthorized", "say who you are first")\n',
-        "            await self._command(ANONYMOUS, item.token, item.command)\n",
-        "tests/test_security.py",
-    ),
-    Mutation(
         "the rate of messages",
         "connection.py",
         "return self._credit >= 0",
