@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from langgraph_ws.codec import dumps, plain
 from langgraph_ws.commands import Identity, MultitaskStrategy, StartRun
 from langgraph_ws.current import ATTEMPT_KEY, RUN_KEY
-from langgraph_ws.errors import LeaseLost, LogFailed, RequestError
+from langgraph_ws.errors import LeaseLost, LogUnavailable, RequestError
 from langgraph_ws.fencing import fenced
 from langgraph_ws.frames import (
     AttemptStarted,
@@ -41,10 +41,10 @@ from langgraph_ws.graphs import Graph
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, ThreadLog
 from langgraph_ws.log.registry import Lease, Registry
-from langgraph_ws.mapping import Mapper
+from langgraph_ws.mapping import Mapper, report
 from langgraph_ws.metrics import Metrics, RunLabels
 from langgraph_ws.sink import Sink
-from langgraph_ws.streaming import Execution, Resumption, graph_options
+from langgraph_ws.streaming import ERROR_TEXTS, Execution, Resumption, graph_options
 from langgraph_ws.takeover import Story, can_be_taken_over, closing, take_over
 from langgraph_ws.turns import prepare, run_config
 from langgraph_ws.view import RunView, ThreadView
@@ -131,6 +131,7 @@ class Run:
         stop: What it is to end as, once somebody stopped it; `lost`: somebody else carries it.
         status: How it ended; set once the last frame is in the log.
         is_over: It has ended, or was refused.
+        crashed: It can neither go on here nor be ended.
         next: The lease of the run that is its thread's active one after it.
     """
 
@@ -150,6 +151,7 @@ class Run:
     stop: Literal["cancelled", "drained", "lost"] | None = None
     status: RunStatus | None = None
     is_over: bool = False
+    crashed: bool = False
     next: Lease | None = None
     _accepted: float = field(default_factory=time.monotonic)
     _patience: asyncio.Event = field(default_factory=asyncio.Event)
@@ -422,9 +424,10 @@ class Run:
     ) -> None:
         """Say how it ended, unless somebody else goes on; what comes after that is dropped."""
         await sink.close()
+        error = sink.error or error
         if isinstance(error, LeaseLost):
             self.stop = "lost"
-        is_let_go = self.stop == "drained" or isinstance(error, GraphDrained | LogFailed)
+        is_let_go = self.stop == "drained" or isinstance(error, GraphDrained | LogUnavailable)
         if self.stop == "lost" or (can_go_on and is_let_go):
             return
         if isinstance(error, asyncio.CancelledError) and self.stop == "drained":
@@ -493,12 +496,17 @@ class Run:
                 await graph.checkpointer.adelete_thread(self.key)
         return (RolledBack(run_id=run_id),)
 
-    async def _finish(self, frames: Sequence[Frame], *, status: RunStatus | None = None) -> None:
+    async def _finish(
+        self, frames: Sequence[Frame], *, status: RunStatus | None = None, again: bool = False
+    ) -> None:
         """Write the last frames, and let the next run begin.
+
+        A run whose end the log does not take, though it can be reached, has failed.
 
         Args:
             frames: The frames; none: it was refused, or (`status`) they are in the log.
             status: How it ended, if it has ended.
+            again: Whether other last frames were not taken.
         """
         assert self.lease is not None
         if frames and isinstance(frames[-1], RunFinished):
@@ -509,8 +517,20 @@ class Run:
             )
         except LeaseLost:
             self.stop = "lost"
-        except Exception:
-            logger.exception("the end of run %s could not be logged", self.run_id)
+        except LogUnavailable as error:
+            logger.warning("the end of run %s could not be logged: %s", self.run_id, error)
+        except Exception as error:
+            error_id = report(error, f"run {self.run_id}: its end could not be logged")
+            if again:
+                self.crashed = True
+                return
+            failed = RunFailed(
+                code="log_failed",
+                message=ERROR_TEXTS["log_failed"],
+                error_id=error_id,
+                retryable=self._execution is not None and self._execution.options.checkpointer,
+            )
+            await self._finish([failed, RunFinished(status="failed")], again=True)
         else:
             self.status = status
             self.is_over = True

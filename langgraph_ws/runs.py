@@ -31,13 +31,21 @@ from langgraph_ws.commands import (
     StartRun,
     check_id,
 )
-from langgraph_ws.errors import ConfigurationError, InvalidRequest, LogFailed, RequestError
+from langgraph_ws.errors import (
+    ConfigurationError,
+    ErrorCode,
+    InvalidRequest,
+    LeaseLost,
+    LogFailed,
+    LogUnavailable,
+    RequestError,
+)
 from langgraph_ws.frames import MessageFinished, RunFinished
 from langgraph_ws.graphs import Graphs, GraphSource, read_state
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Entry, Follower, Position, ThreadLog
 from langgraph_ws.log.registry import Admission, Lease, Standing, Ticket
-from langgraph_ws.mapping import ChatMapper, Mapper, check_mapper
+from langgraph_ws.mapping import ChatMapper, Mapper, check_mapper, report
 from langgraph_ws.metrics import Metrics
 from langgraph_ws.run import (
     Durability,
@@ -49,6 +57,7 @@ from langgraph_ws.run import (
     run_name,
     unbegun,
 )
+from langgraph_ws.streaming import ERROR_TEXTS
 from langgraph_ws.tap import available
 from langgraph_ws.turns import GRAPH_KEY, checkpoint_id, pending_interrupts
 from langgraph_ws.view import RunView, ThreadView
@@ -730,15 +739,17 @@ class Runs:
                 await run.carry(graph)
         except RequestError as error:
             await run.break_off(error)
-        except LogFailed as error:
+        except LeaseLost:
+            run.stop = "lost"
+        except LogUnavailable as error:
             logger.warning("run %s is let go of: %s", run.run_id, error)
-        except Exception:
-            error_id = uuid4().hex
-            logger.exception("run %s could not be carried out (error %s)", run.run_id, error_id)
-            failure = RequestError("internal_error", "Something went wrong.", error_id=error_id)
-            await run.break_off(failure)
+        except LogFailed as error:
+            await run.break_off(_unfinished(run, error, "log_failed", ERROR_TEXTS["log_failed"]))
+        except Exception as error:
+            await run.break_off(_unfinished(run, error, "internal_error", "Something went wrong."))
         finally:
-            following = run.next if run.is_over else await self._let_go(lease)
+            crashed = run.crashed
+            following = run.next if run.is_over else await self._let_go(lease, crashed=crashed)
             if self._live.get(run.name) is run:  # not taken over by this very process
                 del self._live[run.name]
             run.begun.set()
@@ -746,9 +757,9 @@ class Runs:
             if following is not None:
                 await self._go_on(following)
 
-    async def _let_go(self, lease: Lease) -> Lease | None:
+    async def _let_go(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
         try:
-            return await self._registry.release(lease)
+            return await self._registry.release(lease, crashed=crashed)
         except LogFailed as error:  # the lease runs out by itself
             logger.warning("run %s could not be let go of: %s", lease.ticket.run_id, error)
             return None
@@ -793,6 +804,12 @@ class Runs:
     def graph_names(self) -> Sequence[str]:
         """The names of the graphs whose runs can be carried out here: none on the way out."""
         return () if self._draining else self.graphs.names
+
+
+def _unfinished(run: Run, error: Exception, code: ErrorCode, text: str) -> RequestError:
+    """What is told of a run that could not be carried out; the log has the rest."""
+    error_id = report(error, f"run {run.run_id} could not be carried out")
+    return RequestError(code, text, error_id=error_id)
 
 
 def _busy(request: StartRun, *, full: bool) -> RequestError:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 __all__ = [
+    "ERROR_TEXTS",
     "Execution",
     "GraphOptions",
     "MapperError",
@@ -73,7 +74,7 @@ __all__ = [
 
 _log = logging.getLogger("langgraph_ws")
 
-_TEXTS: dict[ErrorCode, str] = {
+ERROR_TEXTS: dict[ErrorCode, str] = {
     "graph_failed": "The graph failed.",
     "mapper_failed": "The output of the graph could not be shown.",
     "recursion_limit": "The graph took more steps than it may.",
@@ -81,6 +82,7 @@ _TEXTS: dict[ErrorCode, str] = {
     "drained": "The server is going away; the run stopped after its last step.",
     "log_failed": "The output of the run could not be stored.",
 }
+"""What a client is told of each way to fail."""
 _CONTINUABLE = frozenset({"graph_failed", "recursion_limit", "drained", "log_failed"})
 _UNREPORTED = frozenset({"nothing_to_continue", "drained"})
 
@@ -494,7 +496,7 @@ class Execution:
         error_id = None if code in _UNREPORTED else report(cause, f"run {self._run.run_id}: {code}")
         failed = RunFailed(
             code=code,
-            message=f"{type(cause).__name__}: {cause}" if self._debug else _TEXTS[code],
+            message=f"{type(cause).__name__}: {cause}" if self._debug else ERROR_TEXTS[code],
             error_id=error_id,
             retryable=code in _CONTINUABLE and self.options.checkpointer,
         )

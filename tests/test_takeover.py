@@ -18,7 +18,7 @@ from langgraph.types import interrupt
 
 from langgraph_ws import current_run
 from langgraph_ws.commands import ANONYMOUS, Identity, StartRun
-from langgraph_ws.errors import LeaseLost, LogFailed
+from langgraph_ws.errors import LeaseLost, LogFailed, LogUnavailable, RequestError
 from langgraph_ws.fencing import fenced
 from langgraph_ws.frames import (
     AttemptStarted,
@@ -78,9 +78,21 @@ def cut_off(runs: Runs) -> None:
     """From now on the server reaches Redis no more."""
 
     async def fail(*_: Any) -> Any:
-        raise LogFailed("cut off")
+        raise LogUnavailable("cut off")
 
     runs.log._server.call = fail  # type: ignore[attr-defined]
+
+
+def refuse(runs: Runs, *kinds: type[Any]) -> None:
+    """From now on Redis takes no frames of these kinds from the server."""
+    write: Any = runs.log._append  # type: ignore[attr-defined]
+
+    async def write_some(script: str, thread: str, run_id: str, frames: Any, *more: Any) -> Any:
+        if any(isinstance(frame, kinds) for frame in frames):
+            raise LogFailed("Redis refused")
+        return await write(script, thread, run_id, frames, *more)
+
+    runs.log._append = write_some  # type: ignore[attr-defined]
 
 
 class Steps:
@@ -247,6 +259,47 @@ async def test_a_run_whose_holders_all_disappear_is_given_up(
     assert [frame.attempt for frame in only(frames, AttemptStarted)] == [2, 3]
     assert only(frames, RunFailed)[0].retryable
     steps.open_all()
+
+
+@pytest.mark.parametrize("kind", [RunStarted, StepStarted, MessageFinished, RunResult])
+async def test_what_cannot_be_stored_ends_the_run(
+    tmp_path: Path, start: Start, kind: type[Frame]
+) -> None:
+    steps = Steps(tmp_path)
+    steps.open_all()
+    here, there = await start(steps.graph, lease=60.0), await start(steps.graph, lease=60.0)
+    for runs in (here, there):
+        refuse(runs, kind)
+    if kind is RunStarted:
+        with pytest.raises(RequestError, match="could not be stored") as refused:
+            await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+        assert refused.value.code == "log_failed"
+        return
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    frames = await asyncio.wait_for(frames_of(there, "r"), 10)
+    assert status_of(frames) == "failed"
+    [failed] = only(frames, RunFailed)
+    assert (failed.code, failed.retryable) == ("log_failed", True)
+    assert not only(frames, AttemptStarted)
+
+
+async def test_a_run_that_cannot_be_ended_counts_as_a_crash(tmp_path: Path, start: Start) -> None:
+    steps = Steps(tmp_path)
+    here, there = await start(steps.graph, lease=60.0), await start(steps.graph, lease=60.0)
+    steps.open_all()
+    refuse(here, RunResult, RunFailed)
+    taken: list[Lease] = []
+    take = there.take
+
+    def note(lease: Lease) -> None:
+        taken.append(lease)
+        take(lease)
+
+    there.take = note  # type: ignore[method-assign]
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    frames = await asyncio.wait_for(frames_of(there, "r"), 10)
+    assert status_of(frames) == "completed"
+    assert [lease.crashes for lease in taken] == [1]
 
 
 async def test_a_cancellation_reaches_whoever_takes_over(tmp_path: Path, start: Start) -> None:
