@@ -325,7 +325,7 @@ class Runs:
         standing = await self._standing(identity, thread_id, run_id)
         if standing is None:
             raise RequestError("not_found", "no such run, or it has ended")
-        info = await self._live_info(standing)
+        info = await self._live_info(standing, *await self.log.view(standing.ticket.thread))
         await self._end(standing)
         return info
 
@@ -552,9 +552,9 @@ class Runs:
         """How a live run stands, once it has begun, wherever it is carried, or waits."""
         ticket = standing.ticket
         while True:
-            info = await self._live_info(standing)
-            if standing.place is not None or info.start is not None:
-                return info
+            position, view = await self.log.view(ticket.thread)
+            if standing.place is not None or ticket.run_id in view.runs:
+                return await self._live_info(standing, position, view)
             await asyncio.sleep(_LOOK_AGAIN_S)
             live = await self._registry.live(ticket.thread)
             found = next((other for other in live if other.ticket.run == ticket.run), None)
@@ -567,10 +567,9 @@ class Runs:
                 )
             standing = found
 
-    async def _live_info(self, standing: Standing) -> RunInfo:
+    async def _live_info(self, standing: Standing, position: Position, view: ThreadView) -> RunInfo:
         """How a live run stands now; one that has not begun has no start."""
         ticket = standing.ticket
-        position, view = await self.log.view(ticket.thread)
         if (run := view.runs.get(ticket.run_id)) is not None:
             return await self._seen_info(ticket.thread_id, ticket.thread, position, view, run)
         return RunInfo(

@@ -52,7 +52,7 @@ ALICE = Identity(id="alice")
 BOB = Identity(id="bob")
 
 
-new_log: Callable[[], ThreadLog] = MemoryThreadLog
+new_log: Callable[..., ThreadLog] = MemoryThreadLog
 """Makes the log of a server; the same tests run over every log."""
 
 
@@ -665,6 +665,34 @@ async def test_starting_again_follows_the_run_that_exists() -> None:
         with pytest.raises(RequestError) as refused:
             await runs.start(ANONYMOUS, turn(run_id="r", thread_id="other"))
     assert refused.value.code == "conflict"
+
+
+async def test_a_run_whose_first_entries_are_gone_is_followed_all_the_same() -> None:
+    open_, spoke = asyncio.Event(), asyncio.Event()
+
+    async def talk(state: MessagesState) -> dict[str, Any]:
+        for number in range(100):
+            get_stream_writer()({"type": "tick", "number": number})
+            await asyncio.sleep(0)
+        spoke.set()
+        await open_.wait()
+        return {}
+
+    async with serving(graph_of(talk), log=new_log(Retention(entries=20))) as runs:
+        await runs.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+        await spoke.wait()
+        async with asyncio.timeout(5):
+            while (await runs.log.bounds("t")).first == 1:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+            infos = [
+                await runs.start(ANONYMOUS, turn(thread_id="t", run_id="r")),
+                await runs.info(ANONYMOUS, None, "r"),
+                await runs.info(ANONYMOUS, "t", None),
+                await runs.cancel(ANONYMOUS, None, "r"),
+            ]
+        assert [(info.run_id, info.status) for info in infos] == [("r", "running")] * 4
+        assert [info.start for info in infos] == [None] * 4
+        open_.set()
 
 
 async def test_a_refused_run_id_can_be_used_again() -> None:
