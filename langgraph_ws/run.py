@@ -269,9 +269,7 @@ class Run:
         value: Any = None
         how = found.how
         if how == "restart":
-            if run.started.checkpoint_id is not None and not resumes:
-                base = run.started.checkpoint_id
-            if base is not None:
+            if (base := found.base or base) is not None:
                 config.setdefault("configurable", {})["checkpoint_id"] = base
             pending = {frame.interrupt_id for frame in found.frames}
             if resumes and self.request.kind == "answer" and not self._still(pending):

@@ -14,10 +14,11 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 
 from langgraph_ws import current_run
 from langgraph_ws.commands import ANONYMOUS, Identity, StartRun
+from langgraph_ws.current import RUN_KEY
 from langgraph_ws.errors import LeaseLost, LogFailed, LogUnavailable, RequestError
 from langgraph_ws.fencing import fenced
 from langgraph_ws.frames import (
@@ -40,6 +41,7 @@ from langgraph_ws.runs import Runs
 from langgraph_ws.streaming import Execution
 from langgraph_ws.takeover import Story, can_be_taken_over, take_over
 from langgraph_ws.testing import Reply, ScriptedModel
+from langgraph_ws.turns import checkpoint_id
 from langgraph_ws.view import RunView, ThreadView
 from tests.servers import RedisServer, redis_server
 from tests.test_runs import frames_of, graph_of, only, say, status_of, turn
@@ -419,6 +421,15 @@ async def test_nodes_of_graphs_that_are_not_served_have_no_current_run() -> None
 # --- what is said again -----------------------------------------------------------------------
 
 
+def config_of(run_id: str) -> Any:
+    return {"configurable": {"thread_id": "t", RUN_KEY: run_id}}
+
+
+def begun(run_id: str, base: str | None = None) -> RunView:
+    """A run that has said nothing yet."""
+    return RunView(run_id, RunStarted(thread_id="t", run_id=run_id, graph="g", checkpoint_id=base))
+
+
 async def saved(graph: Any, config: Any, task_id: str) -> bool:
     """Whether the result of a task is saved."""
     state = await graph.aget_state(config)
@@ -474,7 +485,7 @@ async def test_what_the_log_lacks_of_a_saved_result_is_said_again(missing: int, 
         graph = builder.compile(checkpointer=InMemorySaver())
     else:
         graph = graph_of(one, two, saver=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "t"}}
+    config = config_of("r")
     # Of two at once, the result of one is saved before the checkpoint that has it.
     last = (StepFinished, "one") if shape == "fan" else (StepStarted, "two")
     run, story = await interrupted_story(graph, config, last, missing)
@@ -496,10 +507,80 @@ async def test_an_interrupt_that_was_saved_and_not_logged_is_announced() -> None
         return {"messages": [AIMessage(f"got {interrupt('sure?')}")]}
 
     graph = graph_of(ask, saver=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "t"}}
-    started = RunStarted(thread_id="t", run_id="r", graph="g")
+    config = config_of("r")
     await graph.ainvoke({"messages": [HumanMessage("hi")]}, config)
-    found = await take_over(graph, config, RunView("r", started), Story(), resumes=False)
+    found = await take_over(graph, config, begun("r"), Story(), resumes=False)
     assert found.how == "interrupted"
     assert [frame.value for frame in found.frames] == ["sure?"]
     assert isinstance(found.frames[0], Interrupted)
+
+
+# --- where to go on from ------------------------------------------------------------------------
+
+
+async def test_a_fork_that_saved_nothing_begins_again_where_it_began() -> None:
+    graph = graph_of(say, saver=InMemorySaver())
+    for number in (1, 2):
+        given = {"messages": [HumanMessage(f"turn {number}")]}
+        await graph.ainvoke(given, config_of(f"old {number}"))
+        if number == 1:
+            base = checkpoint_id(await graph.aget_state(config_of("r")))
+    fork = begun("r", base)
+    found = await take_over(graph, config_of("r"), fork, Story(), resumes=False)
+    assert (found.how, found.base) == ("restart", base)
+    config = config_of("r")
+    config["configurable"]["checkpoint_id"] = base
+    await graph.ainvoke({"messages": [HumanMessage("instead")]}, config)
+    found = await take_over(graph, config_of("r"), fork, Story(), resumes=False)
+    assert found.how == "continue"
+
+
+async def test_an_answer_to_an_older_checkpoint_is_given_there_again() -> None:
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"got {interrupt('sure?')}")]}
+
+    graph = graph_of(ask, saver=InMemorySaver())
+    await graph.ainvoke({"messages": [HumanMessage("hi")]}, config_of("old"))
+    asked = await graph.aget_state(config_of("old"))
+    await graph.ainvoke(Command(resume="yes"), config_of("older answer"))
+    base = checkpoint_id(asked)
+    found = await take_over(graph, config_of("r"), begun("r", base), Story(), resumes=True)
+    assert (found.how, found.base) == ("restart", base)
+    assert [frame.interrupt_id for frame in found.frames] == [asked.interrupts[0].id]
+
+
+@pytest.mark.parametrize("stop", [{"interrupt_before": ["two"]}, {"interrupt_after": ["one"]}])
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_a_breakpoint_holds_after_a_take_over(stop: dict[str, Any], everywhere: bool) -> None:
+    gate = asyncio.Event()
+    gate.set()
+
+    async def one(state: MessagesState) -> dict[str, Any]:
+        await gate.wait()
+        return {"messages": [AIMessage("one")]}
+
+    async def two(state: MessagesState) -> dict[str, Any]:
+        await gate.wait()
+        return {"messages": [AIMessage("two")]}
+
+    if everywhere:
+        stop = dict.fromkeys(stop, "*")
+    graph = graph_of(one, two, saver=InMemorySaver(), **stop)
+    await graph.ainvoke({"messages": [HumanMessage("hi")]}, config_of("r"))
+    found = await take_over(graph, config_of("r"), begun("r"), Story(), resumes=False)
+    assert found.how == "interrupted"
+    base = checkpoint_id(await graph.aget_state(config_of("r")))
+    found = await take_over(graph, config_of("s"), begun("s", base), Story(), resumes=True)
+    assert found.how == "restart"
+    # One that is told the checkpoint goes on from a copy of it.
+    gate.clear()
+    config = config_of("s")
+    config["configurable"]["checkpoint_id"] = base
+    again = asyncio.create_task(graph.ainvoke(None, config))
+    async with asyncio.timeout(5):
+        while checkpoint_id(await graph.aget_state(config_of("s"))) == base:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    again.cancel()
+    await asyncio.wait({again})
+    found = await take_over(graph, config_of("s"), begun("s", base), Story(), resumes=True)
+    assert found.how == "continue"
