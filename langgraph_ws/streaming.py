@@ -12,7 +12,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -274,14 +282,17 @@ class _Callbacks(BaseCallbackHandler):
             self._take(part)
 
 
-def _with_callback(config: RunnableConfig, handler: BaseCallbackHandler) -> RunnableConfig:
-    """The config with one more callback; what the user passed stays as it is."""
+def _with_callbacks(
+    config: RunnableConfig, handlers: Sequence[BaseCallbackHandler]
+) -> RunnableConfig:
+    """The config with more callbacks; what the user passed stays as it is."""
     callbacks = config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
         callbacks = callbacks.copy()
-        callbacks.add_handler(handler, inherit=True)
+        for handler in handlers:
+            callbacks.add_handler(handler, inherit=True)
     else:
-        callbacks = [*(callbacks or ()), handler]
+        callbacks = [*(callbacks or ()), *handlers]
     return cast("RunnableConfig", {**config, "callbacks": callbacks})
 
 
@@ -446,24 +457,27 @@ class Execution:
         feed = _Feed(self._mapper, self._note, outlet, task)
         tap = Tap(self._graph, self._modes, feed.take)
         beside = self._callbacks(feed.take, at_once=True)
-        config = _with_callback(tap.config(self._config), tap.callback(beside))
+        config = _with_callbacks(tap.config(self._config), tap.callbacks(beside))
         self._heard.append(tap)
         try:
-            feed.put_all(_guarded(self._mapper.start, self._run))
-            arguments = self._arguments() | {"stream_mode": [], "subgraphs": False}
-            stream = tap.graph().astream(self._input, config, version="v2", **arguments)
-            async with aclosing(stream):
-                async for _ in stream:
-                    pass
-            await asyncio.sleep(0)  # what threads have passed on arrives
-        except asyncio.CancelledError:
+            try:
+                feed.put_all(_guarded(self._mapper.start, self._run))
+                arguments = self._arguments() | {"stream_mode": [], "subgraphs": False}
+                stream = tap.graph().astream(self._input, config, version="v2", **arguments)
+                async with aclosing(stream):
+                    async for _ in stream:
+                        pass
+                await asyncio.sleep(0)  # what threads have passed on arrives
+            finally:
+                self._hear_no_more()
+                await feed.end()
+        except (Exception, asyncio.CancelledError) as error:
             if feed.error is None:
                 raise
-            task.uncancel()
-        finally:
-            self._hear_no_more()
-            await feed.flush()
+            if isinstance(error, Exception):
+                report(error, f"run {self._run.run_id}: the graph failed, too")
         if feed.error is not None:
+            feed.release()
             raise feed.error
         feed.put_all(_guarded(self._mapper.finish))
 
@@ -542,7 +556,7 @@ class Execution:
         caught: deque[Part] = deque()
         config = self._config
         if (callbacks := self._callbacks(caught.append, at_once=False)) is not None:
-            config = _with_callback(config, callbacks)
+            config = _with_callbacks(config, [callbacks])
         stream = self._events(config) if self._mapper.events else self._stream(config)
         async with aclosing(stream):
             async for part in stream:
@@ -610,7 +624,10 @@ class _Feed:
         mapper: Makes the frames of a part.
         note: Told of each part before.
         outlet: Where they go.
-        task: What runs the graph; cancelled when the mapper or the outlet has failed.
+        task: What runs the graph; cancelled when the mapper or the outlet has failed meanwhile.
+
+    Attributes:
+        error: Why the mapper or the outlet has failed; None while neither has.
     """
 
     def __init__(
@@ -626,6 +643,7 @@ class _Feed:
         self._task = task
         self._waiting: deque[Part] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._ended = self._stopped = False
         self.error: Exception | None = None
 
     def take(self, part: Part) -> None:
@@ -644,16 +662,25 @@ class _Feed:
         for frame in frames:
             self._outlet.put(frame)
 
-    async def flush(self) -> None:
-        """Wait until everything that was taken has been made frames of."""
+    async def end(self) -> None:
+        """Make frames of everything that was taken; the graph has ended."""
+        self._ended = True
         if self._worker is not None:
             await self._worker
 
+    def release(self) -> None:
+        """Have the task cancelled no longer, if it was the feed that did it."""
+        if self._stopped:
+            self._task.uncancel()
+
     async def _work_off(self) -> None:
-        while self._waiting and self.error is None:
-            if self._outlet.crowded:
-                await self._outlet.room()
-            self._make(self._waiting.popleft())
+        try:
+            while self._waiting and self.error is None:
+                if self._outlet.crowded:
+                    await self._outlet.room()
+                self._make(self._waiting.popleft())
+        except Exception as error:
+            self._fail(error)
         self._worker = None
 
     def _make(self, part: Part) -> None:
@@ -673,7 +700,9 @@ class _Feed:
 
     def _fail(self, error: Exception) -> None:
         self.error = error
-        self._task.cancel()
+        if not self._ended:
+            self._stopped = True
+            self._task.cancel()
 
 
 def _root_part(event: Mapping[str, Any]) -> Part | None:
