@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ from langgraph_ws.frames import (
 from langgraph_ws.graphs import Graph
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, ThreadLog
-from langgraph_ws.log.registry import Lease, Registry
+from langgraph_ws.log.registry import Lease, Registry, Ticket
 from langgraph_ws.mapping import Mapper, report
 from langgraph_ws.metrics import Metrics, RunLabels
 from langgraph_ws.sink import Sink
@@ -55,6 +56,7 @@ __all__ = [
     "OnCancel",
     "Run",
     "Settings",
+    "count_unbegun",
     "decode_run",
     "encode_run",
     "run_name",
@@ -192,6 +194,24 @@ class Run:
         if self._execution is not None:
             self._execution.drain()
 
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Count it, in whatever way it ends here."""
+        with _measured(self.settings.metrics, self._labels, self.request.trace, self._outcome):
+            yield
+
+    @property
+    def _labels(self) -> RunLabels:
+        return RunLabels(graph=self.graph, run_id=self.run_id, thread_id=self.thread_id)
+
+    def _outcome(self) -> RunStatus:
+        """How it ended here: one that was handed over is `drained`."""
+        if self.status is not None:
+            return self.status
+        if self.is_over or self.crashed:
+            return "failed"
+        return "lost" if self.stop == "lost" else "drained"
+
     async def carry(self, graph: Graph) -> None:
         """Carry it from its first frame, or from where another process has left it, to its last.
 
@@ -207,6 +227,8 @@ class Run:
         _, view = await self.settings.log.view(self.key)
         run = view.runs.get(self.run_id)
         if (end := self._end_of(run, can_go_on=can_go_on)) is not None:
+            if end and end[-1] == RunFinished(status="cancelled"):
+                await self._tell(graph, config, end)
             await self._finish(end, status=None if run is None else run.status)
             return
         if run is None or run.started is None:
@@ -231,15 +253,8 @@ class Run:
             resumption=start.resumption,
             tapped=self.settings.tapped,
         )
-        labels = RunLabels(graph=self.graph, run_id=self.run_id, thread_id=self.thread_id)
-        metrics, began = self.settings.metrics, time.monotonic()
-        metrics.run_started(labels)
-        with metrics.run_span(labels, self.request.trace):
-            try:
-                error = await self._work(execution, sink, labels)
-                await self._close(execution, sink, error, graph, config, can_go_on=can_go_on)
-            finally:
-                metrics.run_finished(labels, self.status or "lost", time.monotonic() - began)
+        error = await self._work(execution, sink)
+        await self._close(execution, sink, error, graph, config, can_go_on=can_go_on)
 
     async def _start(self, graph: Graph, config: RunnableConfig, view: ThreadView) -> _Start:
         """Begin from the request."""
@@ -370,17 +385,13 @@ class Run:
         self.begun.set()
         return sink
 
-    async def _work(
-        self, execution: Execution, sink: Sink, labels: RunLabels
-    ) -> BaseException | None:
+    async def _work(self, execution: Execution, sink: Sink) -> BaseException | None:
         """Run the graph to its end, or until it is told to stop.
 
         Returns:
             What it was ended by; None when it came to its end.
         """
-        worker = self._worker = asyncio.create_task(
-            self._pump(execution, sink, labels), name=self.run_id
-        )
+        worker = self._worker = asyncio.create_task(self._pump(execution, sink), name=self.run_id)
         if self.stop is not None:  # told while it was being prepared
             worker.cancel()
         if self._draining:
@@ -401,12 +412,12 @@ class Run:
             return sink.error
         return asyncio.CancelledError() if worker.cancelled() else worker.exception()
 
-    async def _pump(self, execution: Execution, sink: Sink, labels: RunLabels) -> None:
+    async def _pump(self, execution: Execution, sink: Sink) -> None:
         """Everything that the graph says, into the sink."""
 
         def spoke() -> None:
             waited = time.monotonic() - self._accepted
-            self.settings.metrics.first_frame(labels, waited)
+            self.settings.metrics.first_frame(self._labels, waited)
 
         await execution.drive(_Listening(sink, spoke))
 
@@ -431,17 +442,16 @@ class Run:
         if isinstance(error, asyncio.CancelledError) and self.stop == "drained":
             error = GraphDrained()  # in mid-step, because it did not come to the step's end in time
         frames = execution.end(error)
-        last = frames[-1]
-        assert isinstance(last, RunFinished)
-        if last.status == "cancelled" and self.settings.on_cancel is not None:
-            await self._tell(self.settings.on_cancel, graph, config, frames)
+        if frames[-1] == RunFinished(status="cancelled"):
+            await self._tell(graph, config, frames)
         await self._finish(frames)
         if sink.dropped:
             logger.info("run %s: %d frames came after its end", self.run_id, sink.dropped)
 
-    async def _tell(
-        self, on_cancel: OnCancel, graph: Graph, config: RunnableConfig, frames: Sequence[Frame]
-    ) -> None:
+    async def _tell(self, graph: Graph, config: RunnableConfig, frames: Sequence[Frame]) -> None:
+        """Tell the application that it was cancelled, before its last frames are logged."""
+        if self.settings.on_cancel is None:
+            return
         head: RunnableConfig = {**config, "configurable": dict(config.get("configurable", {}))}
         head["configurable"].pop("checkpoint_id", None)
         cancelled = CancelledRun(
@@ -454,7 +464,7 @@ class Run:
         )
         try:
             async with asyncio.timeout(_ON_CANCEL_S):
-                await on_cancel(cancelled)
+                await self.settings.on_cancel(cancelled)
         except Exception:
             logger.exception("on_cancel failed for run %s", self.run_id)
 
@@ -580,6 +590,28 @@ def encode_run(run: Run) -> bytes:
             }
         )
     )
+
+
+def count_unbegun(
+    metrics: Metrics, ticket: Ticket, status: Literal["cancelled", "drained"]
+) -> None:
+    """Count a run that was stopped before it began."""
+    labels = RunLabels(graph=ticket.graph, run_id=ticket.run_id, thread_id=ticket.thread_id)
+    with _measured(metrics, labels, {}, lambda: status):
+        pass
+
+
+@contextmanager
+def _measured(
+    metrics: Metrics, labels: RunLabels, trace: Mapping[str, str], outcome: Callable[[], RunStatus]
+) -> Iterator[None]:
+    began = time.monotonic()
+    metrics.run_started(labels)
+    with metrics.run_span(labels, trace):
+        try:
+            yield
+        finally:
+            metrics.run_finished(labels, outcome(), time.monotonic() - began)
 
 
 class _Stored(BaseModel):

@@ -52,6 +52,7 @@ from langgraph_ws.run import (
     OnCancel,
     Run,
     Settings,
+    count_unbegun,
     decode_run,
     encode_run,
     run_name,
@@ -216,7 +217,7 @@ class Runs:
             if viewers.grace is not None:
                 viewers.grace.cancel()
         for standing in await self._registry.orphans():
-            await self._registry.withdraw(standing, unbegun("drained"))
+            await self._withdraw(standing, "drained")
         for run in self._live.values():
             run.drain()
         if self._tasks and timeout > 0:
@@ -712,10 +713,15 @@ class Runs:
 
     async def _end(self, standing: Standing) -> None:
         """End a live run as cancelled."""
-        if standing.place is None or not await self._registry.withdraw(
-            standing, unbegun("cancelled")
-        ):
+        if standing.place is None or not await self._withdraw(standing, "cancelled"):
             await self._registry.stop(standing)
+
+    async def _withdraw(self, standing: Standing, status: Literal["cancelled", "drained"]) -> bool:
+        """End a run that waits; False: it waits no more."""
+        if not await self._registry.withdraw(standing, unbegun(status)):
+            return False
+        count_unbegun(self.metrics, standing.ticket, status)
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -734,6 +740,20 @@ class Runs:
     async def _supervise(self, run: Run, lease: Lease) -> None:
         """Carry a run from its first frame to its last, whatever happens."""
         try:
+            with run.measured():
+                await self._try(run)
+        finally:
+            crashed = run.crashed
+            following = run.next if run.is_over else await self._let_go(lease, crashed=crashed)
+            if self._live.get(run.name) is run:  # not taken over by this very process
+                del self._live[run.name]
+            run.begun.set()
+            run.over.set()
+            if following is not None:
+                await self._go_on(following)
+
+    async def _try(self, run: Run) -> None:
+        try:
             async with self.graphs.open(run.graph, run.identity) as graph:
                 await run.carry(graph)
         except RequestError as error:
@@ -746,15 +766,6 @@ class Runs:
             await run.break_off(_unfinished(run, error, "log_failed", ERROR_TEXTS["log_failed"]))
         except Exception as error:
             await run.break_off(_unfinished(run, error, "internal_error", "Something went wrong."))
-        finally:
-            crashed = run.crashed
-            following = run.next if run.is_over else await self._let_go(lease, crashed=crashed)
-            if self._live.get(run.name) is run:  # not taken over by this very process
-                del self._live[run.name]
-            run.begun.set()
-            run.over.set()
-            if following is not None:
-                await self._go_on(following)
 
     async def _let_go(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
         try:

@@ -37,6 +37,7 @@ from langgraph_ws.log import redis_registry
 from langgraph_ws.log.redis import RedisThreadLog
 from langgraph_ws.log.registry import Lease, Ticket
 from langgraph_ws.mapping import ChatMapper
+from langgraph_ws.run import CancelledRun
 from langgraph_ws.runs import Runs
 from langgraph_ws.streaming import Execution
 from langgraph_ws.takeover import Story, can_be_taken_over, take_over
@@ -44,6 +45,7 @@ from langgraph_ws.testing import Reply, ScriptedModel
 from langgraph_ws.turns import checkpoint_id
 from langgraph_ws.view import RunView, ThreadView
 from tests.servers import RedisServer, redis_server
+from tests.test_metrics import Recorded
 from tests.test_runs import frames_of, graph_of, only, say, status_of, turn
 
 _prefixes = count()
@@ -95,6 +97,11 @@ def refuse(runs: Runs, *kinds: type[Any]) -> None:
         return await write(script, thread, run_id, frames, *more)
 
     runs.log._append = write_some  # type: ignore[attr-defined]
+
+
+def ends(metrics: Recorded) -> list[tuple[str, str]]:
+    """The runs that have ended, and how."""
+    return [(run.run_id, status) for run, status, _ in metrics.calls.get("run_finished", ())]
 
 
 class Steps:
@@ -198,7 +205,8 @@ async def test_what_was_being_said_is_closed_before_another_goes_on(
 
 async def test_a_drained_server_hands_its_runs_over(tmp_path: Path, start: Start) -> None:
     steps = Steps(tmp_path)
-    here, there = await start(steps.graph, lease=60.0), await start(steps.graph, lease=60.0)
+    metrics = Recorded(), Recorded()
+    here, there = [await start(steps.graph, lease=60.0, metrics=each) for each in metrics]
     await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
     await here.start(ANONYMOUS, turn(thread_id="t", run_id="next"))
     await steps.entered["one"].wait()
@@ -212,6 +220,9 @@ async def test_a_drained_server_hands_its_runs_over(tmp_path: Path, start: Start
         task for name, _, task in steps.ran[:2] if name == "two"
     )
     assert status_of(await frames_of(there, "next")) == "completed"
+    await metrics[1].until(lambda: len(ends(metrics[1])) == 2)
+    assert ends(metrics[0]) == [("r", "drained")]
+    assert ends(metrics[1]) == [("r", "completed"), ("next", "completed")]
 
 
 async def test_what_a_server_is_asked_on_its_way_out_is_done_elsewhere(
@@ -230,12 +241,15 @@ async def test_what_a_server_is_asked_on_its_way_out_is_done_elsewhere(
 
 async def test_what_cannot_be_continued_is_lost_promptly(tmp_path: Path, start: Start) -> None:
     steps = Steps(tmp_path, saver=False)
-    here, there = await start(steps.graph), await start(steps.graph)
+    metrics = Recorded(), Recorded()
+    here, there = [await start(steps.graph, metrics=each) for each in metrics]
     await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
     await steps.entered["one"].wait()
     cut_off(here)
     frames = await asyncio.wait_for(frames_of(there, "r"), 5)
     assert status_of(frames) == "lost"
+    for each in metrics:
+        await each.until(lambda each=each: ends(each) == [("r", "lost")])  # type: ignore[misc]
     [failed] = only(frames, RunFailed)
     assert (failed.code, failed.retryable) == ("lost", False)
     steps.open_all()
@@ -310,11 +324,19 @@ async def test_a_cancellation_reaches_whoever_takes_over(tmp_path: Path, start: 
     await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
     await steps.entered["one"].wait()
     cut_off(here)
-    there = await start(steps.graph)
+    told: list[CancelledRun] = []
+
+    async def on_cancel(run: CancelledRun) -> None:
+        told.append(run)
+
+    metrics = Recorded()
+    there = await start(steps.graph, on_cancel=on_cancel, metrics=metrics)
     assert (await there.cancel(ANONYMOUS, "t", None)).status == "running"
     frames = await frames_of(there, "r")
     assert status_of(frames) == "cancelled"
     assert not only(frames, AttemptStarted)
+    assert [run.run_id for run in told] == ["r"]
+    await metrics.until(lambda: ends(metrics) == [("r", "cancelled")])
     steps.open_all()
 
 
