@@ -1083,6 +1083,14 @@ def test_what_a_state_has_had_is_not_taken_back() -> None:
     assert len(sent) == 3
 
 
+def test_a_state_that_is_not_known_is_not_made_up() -> None:
+    client = session()
+    subscribed(client, "values")
+    story = [frame for frame in STORY_OF_TWO_ATTEMPTS if not isinstance(frame, StateSnapshot)]
+    states = [orjson.loads(each)["params"] for each in client.send("t", entries(*story))]
+    assert [state["namespace"] for state in states] == [["n:k"], ["n:k"]]
+
+
 @pytest.mark.parametrize("user_agent", ["Python/3.11 websockets/17.4", "langgraph-sdk-py/0.4.14"])
 def test_a_program_is_not_shown_states_that_never_were(user_agent: str) -> None:
     client = LangChainSession(Peer({"thread_id": "t"}, user_agent=user_agent))

@@ -193,9 +193,12 @@ class _Reader:
         return events_of(frame, run_id)
 
     def _taken_back(self, tasks: Collection[str]) -> Iterator[Event]:
-        """The events by which a page drops what tasks said that run again."""
+        """The events by which a page drops what tasks said that run again.
+
+        The state of the whole graph is told only where it is known: a page shows what it is told.
+        """
         for namespace, said in self._said.items():
-            values = self._states.get(namespace, {})
+            values = self._states.get(namespace, {} if namespace else None)
             drafts = [message_id for message_id, task_id in said.items() if task_id in tasks]
             if drafts and isinstance(values, dict):
                 yield from taken_back(drafts, values, namespace)
