@@ -109,7 +109,8 @@ class Runs:
         on_disconnect: `continue`: a run goes on when nobody follows its thread any more;
             `cancel`: it is cancelled `disconnect_grace` seconds after the last connection broke.
         on_cancel: Called with a `CancelledRun`.
-        durability: Passed to graphs with a checkpointer; None: LangGraph's default.
+        durability: Passed to graphs with a checkpointer; None: `sync` where other processes can go
+            on with a run, and LangGraph's default elsewhere.
         expose_state: Whether clients may see the state.
         stream_state: Whether it is streamed, for protocols that show it whatever `expose_state`
             says.

@@ -511,7 +511,7 @@ async def test_the_output_is_not_that_of_a_run_that_somebody_else_started(
         url = f"{server.url}/threads/{thread_id}/commands"
         (await http.post(url, json=command)).raise_for_status()
     async with asyncio.timeout(PATIENCE):
-        while await said_in(client, thread_id) != ["a", "Turn 1: a"]:
+        while await said_in(client, thread_id) != ["a", "Turn 1: a"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     async with stream("chat", thread_id) as thread:
         await thread.run.start(input=user("b"))
