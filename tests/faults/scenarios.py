@@ -161,7 +161,9 @@ async def kill_under_official_clients(
                 thread = str(uuid4())
                 known = {note.run_id for note in made.notes()}
                 talking = made.spawn(talk(made.url.replace("ws:", "http:"), thread))
-                node = ["plan", "left", "second", "act"][number % 4]
+                # Not the first node: a page whose connection breaks before its subscriptions are
+                # answered never asks for them again (@langchain/langgraph-sdk 1.15).
+                node = ["left", "second", "act"][number % 3]
                 async with asyncio.timeout(PATIENCE_S):
                     run_id = await _run_that_reaches(made, node, known)
                     owner = await made.owned(run_id, node)
