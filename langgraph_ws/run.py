@@ -445,8 +445,8 @@ class Run:
         if frames[-1] == RunFinished(status="cancelled"):
             await self._tell(graph, config, frames)
         await self._finish(frames)
-        if sink.dropped:
-            logger.info("run %s: %d frames came after its end", self.run_id, sink.dropped)
+        if dropped := sink.dropped + execution.dropped:
+            logger.info("run %s: %d frames came after its end", self.run_id, dropped)
 
     async def _tell(self, graph: Graph, config: RunnableConfig, frames: Sequence[Frame]) -> None:
         """Tell the application that it was cancelled, before its last frames are logged."""

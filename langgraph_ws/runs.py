@@ -369,7 +369,11 @@ class Runs:
         _, view = await self.log.view(key)
         live = await self._registry.live(key)
         ids = dict.fromkeys(view.runs) | dict.fromkeys(run.ticket.run_id for run in live)
-        return [await self.info(identity, thread_id, run_id) for run_id in reversed(ids)]
+        infos = []
+        for run_id in reversed(ids):
+            with suppress(RequestError):  # it was refused, or forgotten, meanwhile
+                infos.append(await self.info(identity, thread_id, run_id))
+        return infos
 
     async def snapshot(self, identity: Identity, thread_id: str) -> Snapshot:
         """What a thread looks like now: the saved state, and what the log has beyond it."""

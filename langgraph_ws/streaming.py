@@ -481,17 +481,17 @@ class Execution:
             raise feed.error
         feed.put_all(_guarded(self._mapper.finish))
 
-    def end(self, error: BaseException | None, *, cancelled: bool = False) -> list[Frame]:
+    def end(self, error: BaseException | None) -> list[Frame]:
         """The last frames of the run, once; nothing when called again.
 
         Args:
-            error: What `frames` raised; None when it came to its end.
-            cancelled: Whether somebody stopped it.
+            error: What `frames` raised (`CancelledError`: somebody stopped it); None when it came
+                to its end.
         """
         if self._ended:
             return []
         self._ended = True
-        if cancelled or isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError):
             return [*self._closing("cancelled"), RunFinished(status="cancelled")]
         if error is not None:
             return self._failed(error)

@@ -44,6 +44,7 @@ from langgraph_ws.frames import (
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, Retention, ThreadLog
 from langgraph_ws.log.memory import MemoryThreadLog
+from langgraph_ws.log.registry import Standing, Ticket
 from langgraph_ws.run import CancelledRun
 from langgraph_ws.runs import Runs
 from langgraph_ws.testing import Reply, ScriptedModel
@@ -706,6 +707,20 @@ async def test_a_refused_run_id_can_be_used_again() -> None:
 
 
 # -- who may see what ---------------------------------------------------------------------------
+
+
+async def test_a_run_that_is_gone_meanwhile_is_not_among_those_of_its_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(graph_of(say)) as runs:
+        await run(runs, turn(thread_id="t", run_id="r"))
+        ticket = Ticket(run="/gone", thread="t", thread_id="t", graph="g", work=None)
+
+        async def live(thread: str) -> tuple[Standing, ...]:
+            return (Standing(ticket=ticket),)
+
+        monkeypatch.setattr(runs.log.registry(), "live", live)
+        assert [info.run_id for info in await runs.of_thread(ANONYMOUS, "t")] == ["r"]
 
 
 async def test_identities_have_threads_and_runs_of_their_own() -> None:
