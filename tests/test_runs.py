@@ -993,6 +993,22 @@ async def test_a_log_that_fails_ends_the_run_and_nothing_else() -> None:
         assert (await runs.info(ANONYMOUS, None, "r")).status == "failed"
 
 
+async def test_a_run_whose_last_words_could_not_be_stored_has_failed() -> None:
+    class Picky(MemoryThreadLog):
+        async def append(
+            self, thread: str, run_id: str, frames: Any, *, fence: int | None = None
+        ) -> Position:
+            if only(frames, StepFinished):
+                await asyncio.sleep(0.05)  # by then the graph has ended
+                raise OSError("disk full")
+            return await super().append(thread, run_id, frames, fence=fence)
+
+    async with serving(graph_of(say), log=Picky()) as runs:
+        frames = await run(runs, turn())
+    assert failure(frames).code == "log_failed"
+    assert not only(frames, RunResult)
+
+
 async def test_a_burst_within_one_step_is_not_mistaken_for_a_slow_log() -> None:
     def burst(state: MessagesState) -> dict[str, Any]:
         writer = get_stream_writer()
