@@ -150,7 +150,8 @@ def attach_websocket(
             or is cancelled (`cancel`).
         disconnect_grace: Seconds until it is cancelled.
         on_cancel: Called (and awaited) with a `CancelledRun` before a cancelled run ends.
-        durability: LangGraph's, for graphs with a checkpointer; None: LangGraph's default.
+        durability: LangGraph's, for graphs with a checkpointer; None: `sync` where other processes
+            can go on with a run, and LangGraph's default elsewhere.
         limits: How much may be used; None: `Limits()`.
         heartbeat: Seconds of silence after which something is sent: a ping when the client was
             silent, a message when the server was. A ping that half as long stays unanswered ends

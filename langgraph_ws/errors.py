@@ -9,6 +9,7 @@
     ├── GapError                a position in the log cannot be resumed from
     ├── LogClosed               the thread log has been closed
     └── LogFailed               the frames of a run could not be stored
+        ├── LogUnavailable      … because the log cannot be reached
         └── LeaseLost           … because another process carries the run by now
 
 The faults of a client (`RequestError`) carry a code and a text that may be shown to it. What goes
@@ -29,6 +30,7 @@ __all__ = [
     "LeaseLost",
     "LogClosed",
     "LogFailed",
+    "LogUnavailable",
     "RequestError",
 ]
 
@@ -153,6 +155,10 @@ class LogClosed(LangGraphWSError):
 
 class LogFailed(LangGraphWSError):
     """The frames of a run could not be stored: the log failed, or did not keep up."""
+
+
+class LogUnavailable(LogFailed):
+    """The log cannot be reached: what was to be stored may be stored later, or elsewhere."""
 
 
 class LeaseLost(LogFailed):

@@ -197,6 +197,8 @@ class EventStream:
             self._transport.abort()
             self._wake.set()
             return
+        if overdue := self._session.overdue():
+            self._put(overdue)
         if is_expired(self._identity):
             self.close()
         elif now - self._sent_at >= min(_HEARTBEAT_S, self._timing.heartbeat):

@@ -87,13 +87,20 @@ class Metrics:
         """How late the event loop came to a timer (told about once a second)."""
 
     def run_started(self, run: RunLabels) -> None:
-        """A run began."""
+        """A run began here, or was to begin, or goes on here after another process."""
 
     def first_frame(self, run: RunLabels, seconds: float) -> None:
         """A run said something for the first time, `seconds` after it was accepted."""
 
     def run_finished(self, run: RunLabels, status: RunStatus, seconds: float) -> None:
-        """A run ended, `seconds` after it began; called within its span."""
+        """A run ended here, `seconds` after it began; called within its span.
+
+        Args:
+            run: The run.
+            status: How it ended; `drained` also where other processes go on with it, `failed` also
+                where it was refused.
+            seconds: How long it took.
+        """
 
     def run_span(
         self, run: RunLabels, carrier: Mapping[str, str]
@@ -159,7 +166,7 @@ class OpenTelemetryMetrics(Metrics):
         self._running = level("runs", "Runs that are active")
         self._started = counter("run.started", "Runs that began")
         self._finished = counter("run.finished", "Runs that ended, by status")
-        self._duration = seconds("run.duration", "From a run's first frame to its last")
+        self._duration = seconds("run.duration", "From the beginning of a run to its end")
         self._first = seconds("run.first_frame.duration", "From acceptance to the first word")
 
     def connection_refused(self, reason: Refusal) -> None:

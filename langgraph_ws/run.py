@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel
 from langgraph_ws.codec import dumps, plain
 from langgraph_ws.commands import Identity, MultitaskStrategy, StartRun
 from langgraph_ws.current import ATTEMPT_KEY, RUN_KEY
-from langgraph_ws.errors import LeaseLost, LogFailed, RequestError
+from langgraph_ws.errors import LeaseLost, LogUnavailable, RequestError
 from langgraph_ws.fencing import fenced
 from langgraph_ws.frames import (
     AttemptStarted,
@@ -40,11 +41,11 @@ from langgraph_ws.frames import (
 from langgraph_ws.graphs import Graph
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, ThreadLog
-from langgraph_ws.log.registry import Lease, Registry
-from langgraph_ws.mapping import Mapper
+from langgraph_ws.log.registry import Lease, Registry, Ticket
+from langgraph_ws.mapping import Mapper, report
 from langgraph_ws.metrics import Metrics, RunLabels
 from langgraph_ws.sink import Sink
-from langgraph_ws.streaming import Execution, Resumption, graph_options
+from langgraph_ws.streaming import ERROR_TEXTS, Execution, Resumption, graph_options
 from langgraph_ws.takeover import Story, can_be_taken_over, closing, take_over
 from langgraph_ws.turns import prepare, run_config
 from langgraph_ws.view import RunView, ThreadView
@@ -55,6 +56,7 @@ __all__ = [
     "OnCancel",
     "Run",
     "Settings",
+    "count_unbegun",
     "decode_run",
     "encode_run",
     "run_name",
@@ -131,6 +133,7 @@ class Run:
         stop: What it is to end as, once somebody stopped it; `lost`: somebody else carries it.
         status: How it ended; set once the last frame is in the log.
         is_over: It has ended, or was refused.
+        crashed: It can neither go on here nor be ended.
         next: The lease of the run that is its thread's active one after it.
     """
 
@@ -150,6 +153,7 @@ class Run:
     stop: Literal["cancelled", "drained", "lost"] | None = None
     status: RunStatus | None = None
     is_over: bool = False
+    crashed: bool = False
     next: Lease | None = None
     _accepted: float = field(default_factory=time.monotonic)
     _patience: asyncio.Event = field(default_factory=asyncio.Event)
@@ -190,6 +194,24 @@ class Run:
         if self._execution is not None:
             self._execution.drain()
 
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Count it, in whatever way it ends here."""
+        with _measured(self.settings.metrics, self._labels, self.request.trace, self._outcome):
+            yield
+
+    @property
+    def _labels(self) -> RunLabels:
+        return RunLabels(graph=self.graph, run_id=self.run_id, thread_id=self.thread_id)
+
+    def _outcome(self) -> RunStatus:
+        """How it ended here: one that was handed over is `drained`."""
+        if self.status is not None:
+            return self.status
+        if self.is_over or self.crashed:
+            return "failed"
+        return "lost" if self.stop == "lost" else "drained"
+
     async def carry(self, graph: Graph) -> None:
         """Carry it from its first frame, or from where another process has left it, to its last.
 
@@ -205,6 +227,8 @@ class Run:
         _, view = await self.settings.log.view(self.key)
         run = view.runs.get(self.run_id)
         if (end := self._end_of(run, can_go_on=can_go_on)) is not None:
+            if end and end[-1] == RunFinished(status="cancelled"):
+                await self._tell(graph, config, end)
             await self._finish(end, status=None if run is None else run.status)
             return
         if run is None or run.started is None:
@@ -229,15 +253,8 @@ class Run:
             resumption=start.resumption,
             tapped=self.settings.tapped,
         )
-        labels = RunLabels(graph=self.graph, run_id=self.run_id, thread_id=self.thread_id)
-        metrics, began = self.settings.metrics, time.monotonic()
-        metrics.run_started(labels)
-        with metrics.run_span(labels, self.request.trace):
-            try:
-                error = await self._work(execution, sink, labels)
-                await self._close(execution, sink, error, graph, config, can_go_on=can_go_on)
-            finally:
-                metrics.run_finished(labels, self.status or "lost", time.monotonic() - began)
+        error = await self._work(execution, sink)
+        await self._close(execution, sink, error, graph, config, can_go_on=can_go_on)
 
     async def _start(self, graph: Graph, config: RunnableConfig, view: ThreadView) -> _Start:
         """Begin from the request."""
@@ -267,9 +284,7 @@ class Run:
         value: Any = None
         how = found.how
         if how == "restart":
-            if run.started.checkpoint_id is not None and not resumes:
-                base = run.started.checkpoint_id
-            if base is not None:
+            if (base := found.base or base) is not None:
                 config.setdefault("configurable", {})["checkpoint_id"] = base
             pending = {frame.interrupt_id for frame in found.frames}
             if resumes and self.request.kind == "answer" and not self._still(pending):
@@ -370,17 +385,13 @@ class Run:
         self.begun.set()
         return sink
 
-    async def _work(
-        self, execution: Execution, sink: Sink, labels: RunLabels
-    ) -> BaseException | None:
+    async def _work(self, execution: Execution, sink: Sink) -> BaseException | None:
         """Run the graph to its end, or until it is told to stop.
 
         Returns:
             What it was ended by; None when it came to its end.
         """
-        worker = self._worker = asyncio.create_task(
-            self._pump(execution, sink, labels), name=self.run_id
-        )
+        worker = self._worker = asyncio.create_task(self._pump(execution, sink), name=self.run_id)
         if self.stop is not None:  # told while it was being prepared
             worker.cancel()
         if self._draining:
@@ -401,12 +412,12 @@ class Run:
             return sink.error
         return asyncio.CancelledError() if worker.cancelled() else worker.exception()
 
-    async def _pump(self, execution: Execution, sink: Sink, labels: RunLabels) -> None:
+    async def _pump(self, execution: Execution, sink: Sink) -> None:
         """Everything that the graph says, into the sink."""
 
         def spoke() -> None:
             waited = time.monotonic() - self._accepted
-            self.settings.metrics.first_frame(labels, waited)
+            self.settings.metrics.first_frame(self._labels, waited)
 
         await execution.drive(_Listening(sink, spoke))
 
@@ -422,25 +433,25 @@ class Run:
     ) -> None:
         """Say how it ended, unless somebody else goes on; what comes after that is dropped."""
         await sink.close()
+        error = sink.error or error
         if isinstance(error, LeaseLost):
             self.stop = "lost"
-        is_let_go = self.stop == "drained" or isinstance(error, GraphDrained | LogFailed)
+        is_let_go = self.stop == "drained" or isinstance(error, GraphDrained | LogUnavailable)
         if self.stop == "lost" or (can_go_on and is_let_go):
             return
         if isinstance(error, asyncio.CancelledError) and self.stop == "drained":
             error = GraphDrained()  # in mid-step, because it did not come to the step's end in time
         frames = execution.end(error)
-        last = frames[-1]
-        assert isinstance(last, RunFinished)
-        if last.status == "cancelled" and self.settings.on_cancel is not None:
-            await self._tell(self.settings.on_cancel, graph, config, frames)
+        if frames[-1] == RunFinished(status="cancelled"):
+            await self._tell(graph, config, frames)
         await self._finish(frames)
-        if sink.dropped:
-            logger.info("run %s: %d frames came after its end", self.run_id, sink.dropped)
+        if dropped := sink.dropped + execution.dropped:
+            logger.info("run %s: %d frames came after its end", self.run_id, dropped)
 
-    async def _tell(
-        self, on_cancel: OnCancel, graph: Graph, config: RunnableConfig, frames: Sequence[Frame]
-    ) -> None:
+    async def _tell(self, graph: Graph, config: RunnableConfig, frames: Sequence[Frame]) -> None:
+        """Tell the application that it was cancelled, before its last frames are logged."""
+        if self.settings.on_cancel is None:
+            return
         head: RunnableConfig = {**config, "configurable": dict(config.get("configurable", {}))}
         head["configurable"].pop("checkpoint_id", None)
         cancelled = CancelledRun(
@@ -453,7 +464,7 @@ class Run:
         )
         try:
             async with asyncio.timeout(_ON_CANCEL_S):
-                await on_cancel(cancelled)
+                await self.settings.on_cancel(cancelled)
         except Exception:
             logger.exception("on_cancel failed for run %s", self.run_id)
 
@@ -493,12 +504,17 @@ class Run:
                 await graph.checkpointer.adelete_thread(self.key)
         return (RolledBack(run_id=run_id),)
 
-    async def _finish(self, frames: Sequence[Frame], *, status: RunStatus | None = None) -> None:
+    async def _finish(
+        self, frames: Sequence[Frame], *, status: RunStatus | None = None, again: bool = False
+    ) -> None:
         """Write the last frames, and let the next run begin.
+
+        A run whose end the log does not take, though it can be reached, has failed.
 
         Args:
             frames: The frames; none: it was refused, or (`status`) they are in the log.
             status: How it ended, if it has ended.
+            again: Whether other last frames were not taken.
         """
         assert self.lease is not None
         if frames and isinstance(frames[-1], RunFinished):
@@ -509,8 +525,20 @@ class Run:
             )
         except LeaseLost:
             self.stop = "lost"
-        except Exception:
-            logger.exception("the end of run %s could not be logged", self.run_id)
+        except LogUnavailable as error:
+            logger.warning("the end of run %s could not be logged: %s", self.run_id, error)
+        except Exception as error:
+            error_id = report(error, f"run {self.run_id}: its end could not be logged")
+            if again:
+                self.crashed = True
+                return
+            failed = RunFailed(
+                code="log_failed",
+                message=ERROR_TEXTS["log_failed"],
+                error_id=error_id,
+                retryable=self._execution is not None and self._execution.options.checkpointer,
+            )
+            await self._finish([failed, RunFinished(status="failed")], again=True)
         else:
             self.status = status
             self.is_over = True
@@ -562,6 +590,28 @@ def encode_run(run: Run) -> bytes:
             }
         )
     )
+
+
+def count_unbegun(
+    metrics: Metrics, ticket: Ticket, status: Literal["cancelled", "drained"]
+) -> None:
+    """Count a run that was stopped before it began."""
+    labels = RunLabels(graph=ticket.graph, run_id=ticket.run_id, thread_id=ticket.thread_id)
+    with _measured(metrics, labels, {}, lambda: status):
+        pass
+
+
+@contextmanager
+def _measured(
+    metrics: Metrics, labels: RunLabels, trace: Mapping[str, str], outcome: Callable[[], RunStatus]
+) -> Iterator[None]:
+    began = time.monotonic()
+    metrics.run_started(labels)
+    with metrics.run_span(labels, trace):
+        try:
+            yield
+        finally:
+            metrics.run_finished(labels, outcome(), time.monotonic() - began)
 
 
 class _Stored(BaseModel):

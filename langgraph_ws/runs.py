@@ -31,24 +31,34 @@ from langgraph_ws.commands import (
     StartRun,
     check_id,
 )
-from langgraph_ws.errors import ConfigurationError, InvalidRequest, LogFailed, RequestError
+from langgraph_ws.errors import (
+    ConfigurationError,
+    ErrorCode,
+    InvalidRequest,
+    LeaseLost,
+    LogFailed,
+    LogUnavailable,
+    RequestError,
+)
 from langgraph_ws.frames import MessageFinished, RunFinished
 from langgraph_ws.graphs import Graphs, GraphSource, read_state
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Entry, Follower, Position, ThreadLog
 from langgraph_ws.log.registry import Admission, Lease, Standing, Ticket
-from langgraph_ws.mapping import ChatMapper, Mapper, check_mapper
+from langgraph_ws.mapping import ChatMapper, Mapper, check_mapper, report
 from langgraph_ws.metrics import Metrics
 from langgraph_ws.run import (
     Durability,
     OnCancel,
     Run,
     Settings,
+    count_unbegun,
     decode_run,
     encode_run,
     run_name,
     unbegun,
 )
+from langgraph_ws.streaming import ERROR_TEXTS
 from langgraph_ws.tap import available
 from langgraph_ws.turns import GRAPH_KEY, checkpoint_id, pending_interrupts
 from langgraph_ws.view import RunView, ThreadView
@@ -99,7 +109,8 @@ class Runs:
         on_disconnect: `continue`: a run goes on when nobody follows its thread any more;
             `cancel`: it is cancelled `disconnect_grace` seconds after the last connection broke.
         on_cancel: Called with a `CancelledRun`.
-        durability: Passed to graphs with a checkpointer; None: LangGraph's default.
+        durability: Passed to graphs with a checkpointer; None: `sync` where other processes can go
+            on with a run, and LangGraph's default elsewhere.
         expose_state: Whether clients may see the state.
         stream_state: Whether it is streamed, for protocols that show it whatever `expose_state`
             says.
@@ -207,7 +218,7 @@ class Runs:
             if viewers.grace is not None:
                 viewers.grace.cancel()
         for standing in await self._registry.orphans():
-            await self._registry.withdraw(standing, unbegun("drained"))
+            await self._withdraw(standing, "drained")
         for run in self._live.values():
             run.drain()
         if self._tasks and timeout > 0:
@@ -316,7 +327,7 @@ class Runs:
         standing = await self._standing(identity, thread_id, run_id)
         if standing is None:
             raise RequestError("not_found", "no such run, or it has ended")
-        info = await self._live_info(standing)
+        info = await self._live_info(standing, *await self.log.view(standing.ticket.thread))
         await self._end(standing)
         return info
 
@@ -358,7 +369,11 @@ class Runs:
         _, view = await self.log.view(key)
         live = await self._registry.live(key)
         ids = dict.fromkeys(view.runs) | dict.fromkeys(run.ticket.run_id for run in live)
-        return [await self.info(identity, thread_id, run_id) for run_id in reversed(ids)]
+        infos = []
+        for run_id in reversed(ids):
+            with suppress(RequestError):  # it was refused, or forgotten, meanwhile
+                infos.append(await self.info(identity, thread_id, run_id))
+        return infos
 
     async def snapshot(self, identity: Identity, thread_id: str) -> Snapshot:
         """What a thread looks like now: the saved state, and what the log has beyond it."""
@@ -543,9 +558,9 @@ class Runs:
         """How a live run stands, once it has begun, wherever it is carried, or waits."""
         ticket = standing.ticket
         while True:
-            info = await self._live_info(standing)
-            if standing.place is not None or info.start is not None:
-                return info
+            position, view = await self.log.view(ticket.thread)
+            if standing.place is not None or ticket.run_id in view.runs:
+                return await self._live_info(standing, position, view)
             await asyncio.sleep(_LOOK_AGAIN_S)
             live = await self._registry.live(ticket.thread)
             found = next((other for other in live if other.ticket.run == ticket.run), None)
@@ -558,10 +573,9 @@ class Runs:
                 )
             standing = found
 
-    async def _live_info(self, standing: Standing) -> RunInfo:
+    async def _live_info(self, standing: Standing, position: Position, view: ThreadView) -> RunInfo:
         """How a live run stands now; one that has not begun has no start."""
         ticket = standing.ticket
-        position, view = await self.log.view(ticket.thread)
         if (run := view.runs.get(ticket.run_id)) is not None:
             return await self._seen_info(ticket.thread_id, ticket.thread, position, view, run)
         return RunInfo(
@@ -704,10 +718,15 @@ class Runs:
 
     async def _end(self, standing: Standing) -> None:
         """End a live run as cancelled."""
-        if standing.place is None or not await self._registry.withdraw(
-            standing, unbegun("cancelled")
-        ):
+        if standing.place is None or not await self._withdraw(standing, "cancelled"):
             await self._registry.stop(standing)
+
+    async def _withdraw(self, standing: Standing, status: Literal["cancelled", "drained"]) -> bool:
+        """End a run that waits; False: it waits no more."""
+        if not await self._registry.withdraw(standing, unbegun(status)):
+            return False
+        count_unbegun(self.metrics, standing.ticket, status)
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -726,19 +745,11 @@ class Runs:
     async def _supervise(self, run: Run, lease: Lease) -> None:
         """Carry a run from its first frame to its last, whatever happens."""
         try:
-            async with self.graphs.open(run.graph, run.identity) as graph:
-                await run.carry(graph)
-        except RequestError as error:
-            await run.break_off(error)
-        except LogFailed as error:
-            logger.warning("run %s is let go of: %s", run.run_id, error)
-        except Exception:
-            error_id = uuid4().hex
-            logger.exception("run %s could not be carried out (error %s)", run.run_id, error_id)
-            failure = RequestError("internal_error", "Something went wrong.", error_id=error_id)
-            await run.break_off(failure)
+            with run.measured():
+                await self._try(run)
         finally:
-            following = run.next if run.is_over else await self._let_go(lease)
+            crashed = run.crashed
+            following = run.next if run.is_over else await self._let_go(lease, crashed=crashed)
             if self._live.get(run.name) is run:  # not taken over by this very process
                 del self._live[run.name]
             run.begun.set()
@@ -746,9 +757,24 @@ class Runs:
             if following is not None:
                 await self._go_on(following)
 
-    async def _let_go(self, lease: Lease) -> Lease | None:
+    async def _try(self, run: Run) -> None:
         try:
-            return await self._registry.release(lease)
+            async with self.graphs.open(run.graph, run.identity) as graph:
+                await run.carry(graph)
+        except RequestError as error:
+            await run.break_off(error)
+        except LeaseLost:
+            run.stop = "lost"
+        except LogUnavailable as error:
+            logger.warning("run %s is let go of: %s", run.run_id, error)
+        except LogFailed as error:
+            await run.break_off(_unfinished(run, error, "log_failed", ERROR_TEXTS["log_failed"]))
+        except Exception as error:
+            await run.break_off(_unfinished(run, error, "internal_error", "Something went wrong."))
+
+    async def _let_go(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
+        try:
+            return await self._registry.release(lease, crashed=crashed)
         except LogFailed as error:  # the lease runs out by itself
             logger.warning("run %s could not be let go of: %s", lease.ticket.run_id, error)
             return None
@@ -793,6 +819,12 @@ class Runs:
     def graph_names(self) -> Sequence[str]:
         """The names of the graphs whose runs can be carried out here: none on the way out."""
         return () if self._draining else self.graphs.names
+
+
+def _unfinished(run: Run, error: Exception, code: ErrorCode, text: str) -> RequestError:
+    """What is told of a run that could not be carried out; the log has the rest."""
+    error_id = report(error, f"run {run.run_id} could not be carried out")
+    return RequestError(code, text, error_id=error_id)
 
 
 def _busy(request: StartRun, *, full: bool) -> RequestError:

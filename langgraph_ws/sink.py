@@ -171,9 +171,16 @@ class Sink:
             try:
                 await self.write(batch)
             except Exception as error:
-                self.error = LogFailed("the log could not be written")
-                self.error.__cause__ = error
+                self.error = _log_failed(error)
                 self._pending.clear()
                 return
             finally:
                 self._wrote.set()
+
+
+def _log_failed(error: Exception) -> LogFailed:
+    if isinstance(error, LogFailed):
+        return error
+    failed = LogFailed("the log could not be written")
+    failed.__cause__ = error
+    return failed

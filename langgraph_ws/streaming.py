@@ -12,7 +12,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -59,6 +67,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 __all__ = [
+    "ERROR_TEXTS",
     "Execution",
     "GraphOptions",
     "MapperError",
@@ -73,7 +82,7 @@ __all__ = [
 
 _log = logging.getLogger("langgraph_ws")
 
-_TEXTS: dict[ErrorCode, str] = {
+ERROR_TEXTS: dict[ErrorCode, str] = {
     "graph_failed": "The graph failed.",
     "mapper_failed": "The output of the graph could not be shown.",
     "recursion_limit": "The graph took more steps than it may.",
@@ -81,6 +90,7 @@ _TEXTS: dict[ErrorCode, str] = {
     "drained": "The server is going away; the run stopped after its last step.",
     "log_failed": "The output of the run could not be stored.",
 }
+"""What a client is told of each way to fail."""
 _CONTINUABLE = frozenset({"graph_failed", "recursion_limit", "drained", "log_failed"})
 _UNREPORTED = frozenset({"nothing_to_continue", "drained"})
 
@@ -272,14 +282,17 @@ class _Callbacks(BaseCallbackHandler):
             self._take(part)
 
 
-def _with_callback(config: RunnableConfig, handler: BaseCallbackHandler) -> RunnableConfig:
-    """The config with one more callback; what the user passed stays as it is."""
+def _with_callbacks(
+    config: RunnableConfig, handlers: Sequence[BaseCallbackHandler]
+) -> RunnableConfig:
+    """The config with more callbacks; what the user passed stays as it is."""
     callbacks = config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
         callbacks = callbacks.copy()
-        callbacks.add_handler(handler, inherit=True)
+        for handler in handlers:
+            callbacks.add_handler(handler, inherit=True)
     else:
-        callbacks = [*(callbacks or ()), handler]
+        callbacks = [*(callbacks or ()), *handlers]
     return cast("RunnableConfig", {**config, "callbacks": callbacks})
 
 
@@ -444,38 +457,41 @@ class Execution:
         feed = _Feed(self._mapper, self._note, outlet, task)
         tap = Tap(self._graph, self._modes, feed.take)
         beside = self._callbacks(feed.take, at_once=True)
-        config = _with_callback(tap.config(self._config), tap.callback(beside))
+        config = _with_callbacks(tap.config(self._config), tap.callbacks(beside))
         self._heard.append(tap)
         try:
-            feed.put_all(_guarded(self._mapper.start, self._run))
-            arguments = self._arguments() | {"stream_mode": [], "subgraphs": False}
-            stream = tap.graph().astream(self._input, config, version="v2", **arguments)
-            async with aclosing(stream):
-                async for _ in stream:
-                    pass
-            await asyncio.sleep(0)  # what threads have passed on arrives
-        except asyncio.CancelledError:
+            try:
+                feed.put_all(_guarded(self._mapper.start, self._run))
+                arguments = self._arguments() | {"stream_mode": [], "subgraphs": False}
+                stream = tap.graph().astream(self._input, config, version="v2", **arguments)
+                async with aclosing(stream):
+                    async for _ in stream:
+                        pass
+                await asyncio.sleep(0)  # what threads have passed on arrives
+            finally:
+                self._hear_no_more()
+                await feed.end()
+        except (Exception, asyncio.CancelledError) as error:
             if feed.error is None:
                 raise
-            task.uncancel()
-        finally:
-            self._hear_no_more()
-            await feed.flush()
+            if isinstance(error, Exception):
+                report(error, f"run {self._run.run_id}: the graph failed, too")
         if feed.error is not None:
+            feed.release()
             raise feed.error
         feed.put_all(_guarded(self._mapper.finish))
 
-    def end(self, error: BaseException | None, *, cancelled: bool = False) -> list[Frame]:
+    def end(self, error: BaseException | None) -> list[Frame]:
         """The last frames of the run, once; nothing when called again.
 
         Args:
-            error: What `frames` raised; None when it came to its end.
-            cancelled: Whether somebody stopped it.
+            error: What `frames` raised (`CancelledError`: somebody stopped it); None when it came
+                to its end.
         """
         if self._ended:
             return []
         self._ended = True
-        if cancelled or isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError):
             return [*self._closing("cancelled"), RunFinished(status="cancelled")]
         if error is not None:
             return self._failed(error)
@@ -494,7 +510,7 @@ class Execution:
         error_id = None if code in _UNREPORTED else report(cause, f"run {self._run.run_id}: {code}")
         failed = RunFailed(
             code=code,
-            message=f"{type(cause).__name__}: {cause}" if self._debug else _TEXTS[code],
+            message=f"{type(cause).__name__}: {cause}" if self._debug else ERROR_TEXTS[code],
             error_id=error_id,
             retryable=code in _CONTINUABLE and self.options.checkpointer,
         )
@@ -540,7 +556,7 @@ class Execution:
         caught: deque[Part] = deque()
         config = self._config
         if (callbacks := self._callbacks(caught.append, at_once=False)) is not None:
-            config = _with_callback(config, callbacks)
+            config = _with_callbacks(config, [callbacks])
         stream = self._events(config) if self._mapper.events else self._stream(config)
         async with aclosing(stream):
             async for part in stream:
@@ -608,7 +624,10 @@ class _Feed:
         mapper: Makes the frames of a part.
         note: Told of each part before.
         outlet: Where they go.
-        task: What runs the graph; cancelled when the mapper or the outlet has failed.
+        task: What runs the graph; cancelled when the mapper or the outlet has failed meanwhile.
+
+    Attributes:
+        error: Why the mapper or the outlet has failed; None while neither has.
     """
 
     def __init__(
@@ -624,6 +643,7 @@ class _Feed:
         self._task = task
         self._waiting: deque[Part] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._ended = self._stopped = False
         self.error: Exception | None = None
 
     def take(self, part: Part) -> None:
@@ -642,16 +662,25 @@ class _Feed:
         for frame in frames:
             self._outlet.put(frame)
 
-    async def flush(self) -> None:
-        """Wait until everything that was taken has been made frames of."""
+    async def end(self) -> None:
+        """Make frames of everything that was taken; the graph has ended."""
+        self._ended = True
         if self._worker is not None:
             await self._worker
 
+    def release(self) -> None:
+        """Have the task cancelled no longer, if it was the feed that did it."""
+        if self._stopped:
+            self._task.uncancel()
+
     async def _work_off(self) -> None:
-        while self._waiting and self.error is None:
-            if self._outlet.crowded:
-                await self._outlet.room()
-            self._make(self._waiting.popleft())
+        try:
+            while self._waiting and self.error is None:
+                if self._outlet.crowded:
+                    await self._outlet.room()
+                self._make(self._waiting.popleft())
+        except Exception as error:
+            self._fail(error)
         self._worker = None
 
     def _make(self, part: Part) -> None:
@@ -671,7 +700,9 @@ class _Feed:
 
     def _fail(self, error: Exception) -> None:
         self.error = error
-        self._task.cancel()
+        if not self._ended:
+            self._stopped = True
+            self._task.cancel()
 
 
 def _root_part(event: Mapping[str, Any]) -> Part | None:

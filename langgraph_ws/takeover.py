@@ -19,6 +19,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import PregelTask, StateSnapshot
 
+from langgraph_ws.current import RUN_KEY
 from langgraph_ws.frames import (
     CheckpointSaved,
     Frame,
@@ -70,14 +71,16 @@ class TakeOver:
     """How to go on with a run.
 
     Attributes:
-        how: `restart`: no checkpoint is saved, so from its input; `continue`: from the checkpoint;
-            `interrupted`: it waits for an answer.
+        how: `restart`: the run has saved no checkpoint, so from its input; `continue`: from the
+            newest checkpoint; `interrupted`: it waits for an answer.
+        base: The checkpoint that a restart begins from; None: that of the request, or the newest.
         rerun: The tasks whose words are void, because they come again.
         frames: The pending interrupts.
         resumption: What the graph does not say again, or says though it was said.
     """
 
     how: Literal["restart", "continue", "interrupted"]
+    base: str | None = None
     rerun: tuple[str, ...]
     frames: tuple[Interrupted, ...] = ()
     resumption: Resumption
@@ -99,19 +102,19 @@ async def take_over(
     base = run.started.checkpoint_id if run.started is not None else None
     state = await read_state(graph, config, subgraphs=True)
     chain = [] if state is None else await _chain(graph, config, state, base)
-    if chain is None or not chain or (checkpoint_id(state) == base and not resumes):
-        return _restart(run, story)
-    assert state is not None
-    if not resumes and chain[0].config.get("configurable", {}).get("checkpoint_id") == base:
+    began = any(_is_of(run, snapshot) for snapshot in chain if checkpoint_id(snapshot) != base)
+    if state is None or not (began or (resumes and checkpoint_id(state) == base)):
+        return await _restart(graph, config, run, story, base, resumes=resumes)
+    if not resumes and checkpoint_id(chain[0]) == base:
         chain = chain[1:]
     found = _Findings(story)
     for snapshot in chain:
-        await found.look(graph, config, snapshot, is_head=snapshot is chain[-1])
+        await found.look(graph, config, snapshot, is_head=snapshot is state)
     waiting = pending_interrupts(state)
     how: Literal["restart", "continue", "interrupted"]
-    if resumes and checkpoint_id(state) == base:
+    if not began:
         how = "restart"
-    elif (waiting and not found.unfinished) or _stands_at_a_breakpoint(graph, state, story):
+    elif (waiting and not found.unfinished) or _stands_at_a_breakpoint(graph, chain):
         how = "interrupted"
     else:
         how = "continue"
@@ -152,12 +155,26 @@ def _closed(message: OpenMessage, status: Literal["failed", "cancelled"]) -> Mes
     )
 
 
-def _restart(run: RunView, story: Story) -> TakeOver:
-    """Nothing is saved: whatever was said comes again."""
+async def _restart(
+    graph: Graph,
+    config: RunnableConfig,
+    run: RunView,
+    story: Story,
+    base: str | None,
+    *,
+    resumes: bool,
+) -> TakeOver:
+    """Nothing of the run is saved: whatever was said comes again."""
+    waiting: tuple[Interrupted, ...] = ()
+    if resumes and base is not None:
+        given = {**config.get("configurable", {}), "checkpoint_id": base}
+        waiting = pending_interrupts(await read_state(graph, {**config, "configurable": given}))
     void = set(story.started)
     return TakeOver(
         how="restart",
+        base=base,
         rerun=tuple(sorted(void)),
+        frames=waiting,
         resumption=Resumption(said=_said(run, void), sources=run.sources),
     )
 
@@ -166,25 +183,30 @@ def _said(run: RunView, void: Collection[str]) -> tuple[MessageFinished, ...]:
     return tuple(message for message in run.messages if message.task_id not in void)
 
 
+def _is_of(run: RunView, snapshot: StateSnapshot) -> bool:
+    """Whether it was this run that saved a checkpoint."""
+    return (snapshot.metadata or {}).get(RUN_KEY) == run.run_id
+
+
 async def _chain(
     graph: Graph, config: RunnableConfig, state: StateSnapshot, base: str | None
-) -> list[StateSnapshot] | None:
+) -> list[StateSnapshot]:
     """The checkpoints from the one that the run began from to the newest, oldest first.
 
-    None: the newest does not come from there, so nothing of the run is saved.
+    None at all when the newest does not come from there.
     """
-    if checkpoint_id(state) == base:
-        return [state]
     chain = [state]
-    wanted = _parent(state)
-    async for snapshot in graph.aget_state_history(config):
-        if wanted is None or checkpoint_id(chain[-1]) == base:
-            break
-        if checkpoint_id(snapshot) == wanted:
-            chain.append(snapshot)
-            wanted = _parent(snapshot)
+    if checkpoint_id(state) == base:
+        return chain
+    async with aclosing(graph.aget_state_history(config)) as states:
+        async for snapshot in states:
+            wanted = _parent(chain[-1])
+            if wanted is None or checkpoint_id(chain[-1]) == base:
+                break
+            if checkpoint_id(snapshot) == wanted:
+                chain.append(snapshot)
     if base is not None and checkpoint_id(chain[-1]) != base:
-        return None
+        return []
     return chain[::-1]
 
 
@@ -195,11 +217,24 @@ def _parent(snapshot: StateSnapshot) -> str | None:
     return parent
 
 
-def _stands_at_a_breakpoint(graph: Graph, state: StateSnapshot, story: Story) -> bool:
-    before: Any = getattr(graph, "interrupt_before_nodes", ()) or ()
-    names = {task.name for task in state.tasks if task.result is None}
-    stops = names if before == "*" else names & set(before)
-    return bool(stops) and not any(task.id in story.started for task in state.tasks)
+def _stands_at_a_breakpoint(graph: Graph, chain: Sequence[StateSnapshot]) -> bool:
+    """Whether the newest checkpoint is one that the graph stops at.
+
+    A run that goes on from an older checkpoint begins with a copy of it, whose breakpoint it passes
+    (langgraph 1.2.22).
+    """
+    state = chain[-1]
+    if not state.next or (state.metadata or {}).get("source") == "fork":
+        return False
+    done = chain[-2].tasks if len(chain) > 1 else ()
+    return _holds_any(getattr(graph, "interrupt_before_nodes", ()), state.tasks) or _holds_any(
+        getattr(graph, "interrupt_after_nodes", ()), done
+    )
+
+
+def _holds_any(nodes: Any, tasks: Sequence[PregelTask]) -> bool:
+    names = {task.name for task in tasks if not task.name.startswith("__")}
+    return bool(names) if nodes == "*" else not names.isdisjoint(nodes or ())
 
 
 class _Findings:
@@ -268,7 +303,7 @@ class _Findings:
             }
         }
         nested.get("configurable", {}).pop("checkpoint_id", None)
-        chain = await _chain(graph, nested, task.state, None) or []
+        chain = await _chain(graph, nested, task.state, None)
         for snapshot in chain:
             await self.look(
                 graph,

@@ -74,9 +74,11 @@ if TYPE_CHECKING or _MISSING is None:
     class _Ear(StreamMessagesHandler):
         """Hears all that callbacks tell: LangChain asks each handler of a run for each token.
 
+        Models stream for it (`_StreamingCallbackHandler` of langchain-core), so it is for those who
+        want messages.
+
         Args:
             stream: Takes what is heard.
-            messages: Whether to hear messages.
             tools: Hears tools; None: they are not heard.
             beside: Hears retrievers and custom events; None: they are not heard.
         """
@@ -85,12 +87,10 @@ if TYPE_CHECKING or _MISSING is None:
             self,
             stream: Callable[[Any], None],
             *,
-            messages: bool,
             tools: StreamToolCallHandler | None,
             beside: BaseCallbackHandler | None,
         ) -> None:
             super().__init__(stream, subgraphs=True, parent_ns=())
-            self._messages = messages
             if tools is not None:
                 self.on_tool_start = tools.on_tool_start  # type: ignore[method-assign]
                 self.on_tool_end = tools.on_tool_end  # type: ignore[method-assign]
@@ -100,21 +100,6 @@ if TYPE_CHECKING or _MISSING is None:
                 self.on_retriever_end = beside.on_retriever_end  # type: ignore[method-assign]
                 self.on_retriever_error = beside.on_retriever_error  # type: ignore[method-assign]
                 self.on_custom_event = beside.on_custom_event  # type: ignore[method-assign]
-
-        @property
-        def ignore_llm(self) -> bool:
-            """Whether it hears no tokens."""
-            return not self._messages
-
-        @property
-        def ignore_chat_model(self) -> bool:
-            """Whether it hears no models."""
-            return not self._messages
-
-        @property
-        def ignore_chain(self) -> bool:
-            """Whether it hears no nodes."""
-            return not self._messages
 
         def on_llm_new_token(
             self,
@@ -175,7 +160,7 @@ class Tap:
     def config(self, config: RunnableConfig) -> RunnableConfig:
         """The config with which a run comes to be heard; what was given stays as it is.
 
-        The handler has to be added beside it: `callback`.
+        The handlers have to be added beside it: `callbacks`.
         """
         configurable = {
             **config.get(CONF, {}),
@@ -184,12 +169,14 @@ class Tap:
         }
         return {**config, "configurable": configurable}
 
-    def callback(self, beside: BaseCallbackHandler | None = None) -> BaseCallbackHandler:
-        """The callback handler that hears messages and tools, and what `beside` hears."""
+    def callbacks(self, beside: BaseCallbackHandler | None = None) -> list[BaseCallbackHandler]:
+        """The callback handlers that hear messages and tools, and what `beside` hears."""
         tools = None
         if "tools" in self._modes:
             tools = StreamToolCallHandler(self._hear, subgraphs=True, parent_ns=())
-        return _Ear(self._hear, messages="messages" in self._modes, tools=tools, beside=beside)
+        if "messages" in self._modes:
+            return [_Ear(self._hear, tools=tools, beside=beside)]
+        return [handler for handler in (tools, beside) if handler is not None]
 
     def _write(self, data: Any) -> None:
         """Take what a node gives to its stream writer."""
@@ -291,7 +278,7 @@ async def _trial() -> list[str]:
         ("values", "tasks", "custom", "messages"),
         lambda part: heard.append(f"{part['type']} {len(part['ns'])}"),
     )
-    config: RunnableConfig = {"callbacks": [tap.callback()]}
+    config: RunnableConfig = {"callbacks": tap.callbacks()}
     async for _ in tap.graph().astream({"messages": []}, tap.config(config), stream_mode=[]):
         pass
     return heard

@@ -85,8 +85,8 @@ class RedisServer:
 def redis_server(directory: Path, *, appendonly: bool = False) -> Iterator[RedisServer]:
     """A Redis that runs."""
     server = RedisServer(directory, appendonly=appendonly)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.stop()
@@ -155,10 +155,12 @@ def _postgres_bin() -> Path:
 def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL that runs."""
     directory = Path(tempfile.mkdtemp(prefix="postgres"))  # pytest's own are closed to others
-    server = PostgresServer(directory)
     try:
-        server.start()
-        yield server
+        server = PostgresServer(directory)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
     finally:
-        server.stop()
         shutil.rmtree(directory, ignore_errors=True)

@@ -26,14 +26,17 @@ from langgraph_ws.errors import GapError, RequestError
 from langgraph_ws.frames import (
     AttemptStarted,
     BlockDelta,
+    Frame,
     MessageFinished,
     MessageStarted,
+    RunFailed,
     RunFinished,
     RunStarted,
     StateSnapshot,
 )
 from langgraph_ws.log import Entry, Position, Retention
 from langgraph_ws.log.memory import MemoryThreadLog
+from langgraph_ws.protocols import langchain
 from langgraph_ws.protocols.langchain import LangChainSession
 from langgraph_ws.protocols.langchain_events import CHANNELS
 from langgraph_ws.session import Peer
@@ -1080,6 +1083,14 @@ def test_what_a_state_has_had_is_not_taken_back() -> None:
     assert len(sent) == 3
 
 
+def test_a_state_that_is_not_known_is_not_made_up() -> None:
+    client = session()
+    subscribed(client, "values")
+    story = [frame for frame in STORY_OF_TWO_ATTEMPTS if not isinstance(frame, StateSnapshot)]
+    states = [orjson.loads(each)["params"] for each in client.send("t", entries(*story))]
+    assert [state["namespace"] for state in states] == [["n:k"], ["n:k"]]
+
+
 @pytest.mark.parametrize("user_agent", ["Python/3.11 websockets/17.4", "langgraph-sdk-py/0.4.14"])
 def test_a_program_is_not_shown_states_that_never_were(user_agent: str) -> None:
     client = LangChainSession(Peer({"thread_id": "t"}, user_agent=user_agent))
@@ -1147,6 +1158,37 @@ def test_who_watches_on_a_connection_of_its_own_hears_of_ends_at_once(
     started = RunStarted(thread_id="t", run_id="r", graph="g")
     story = recent(started, RunFinished(status="completed"))
     assert lifecycle(client.send("t", story)) == ["running", "completed"]
+
+
+FAILURE: list[Frame] = [
+    RunFailed(code="graph_failed", message="x"),
+    RunFinished(status="failed"),
+]
+
+
+@pytest.mark.parametrize("user_agent", ["Python/3.11 websockets/17.4", "langgraph-sdk-py/0.4.14"])
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [([RunFinished(status="completed")], "completed"), (FAILURE, "failed")],
+)
+def test_the_end_of_a_run_from_before_is_not_taken_for_that_of_the_next(
+    user_agent: str, end: list[Frame], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.time_ns() // 1_000_000]
+    monkeypatch.setattr(langchain, "_now_ms", lambda: now[0])
+    starts = [RunStarted(thread_id="t", run_id=run, graph="g") for run in ("r", "s")]
+    for begins in (True, False):
+        client = LangChainSession(Peer({"thread_id": "t"}, user_agent=user_agent))
+        story = recent(starts[0], *end, starts[1], *end)
+        subscribed(client, "lifecycle", "input", head=len(end) + 1)
+        assert lifecycle(client.send("t", story[: len(end) + 1])) == ["running"]
+        now[0] += 299
+        assert client.overdue() == []
+        if begins:
+            assert lifecycle(client.send("t", story[len(end) + 1 :])) == ["running", told]
+        now[0] += 2
+        assert lifecycle(client.overdue()) == ([] if begins else [told])
+        assert client.overdue() == []
 
 
 def test_the_protocol_has_no_word_for_gaps_heartbeats_and_going_away() -> None:

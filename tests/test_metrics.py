@@ -24,7 +24,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from langgraph_ws import Attachment, Identity, Limits, attach_websocket
+from langgraph_ws.commands import ANONYMOUS, StartRun
+from langgraph_ws.errors import RequestError
+from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.metrics import Metrics, OpenTelemetryMetrics
+from langgraph_ws.runs import Runs
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "prometheus.py"
 
@@ -111,6 +115,34 @@ async def test_connections_and_runs_are_counted() -> None:
     size = calls["log_size"][-1][0]
     assert size.entries > 30
     assert size.bytes > 3_000
+
+
+async def test_runs_that_end_before_they_began_are_counted_too() -> None:
+    metrics = Recorded()
+    gate = asyncio.Event()
+
+    async def wait(state: MessagesState) -> dict[str, Any]:
+        await gate.wait()
+        return {}
+
+    graph = StateGraph(MessagesState).add_node("wait", wait).add_edge(START, "wait").compile()
+    runs = Runs(graph, log=MemoryThreadLog(), metrics=metrics)
+    await runs.begin()
+    given = ({"role": "user", "content": "hi"},)
+    with pytest.raises(RequestError):
+        await runs.start(ANONYMOUS, StartRun(kind="continue", thread_id="t", run_id="refused"))
+    for run_id in ("active", "cancelled", "drained"):
+        await runs.start(ANONYMOUS, StartRun(messages=given, thread_id="t", run_id=run_id))
+    await runs.cancel(ANONYMOUS, None, "cancelled")
+    await runs.end()
+    started = [run.run_id for (run,) in metrics.calls["run_started"]]
+    assert started == ["refused", "active", "cancelled", "drained"]
+    assert [(run.run_id, status) for run, status, _ in metrics.calls["run_finished"]] == [
+        ("refused", "failed"),
+        ("cancelled", "cancelled"),
+        ("drained", "drained"),
+        ("active", "drained"),
+    ]
 
 
 @pytest.mark.parametrize(

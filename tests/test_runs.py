@@ -44,6 +44,7 @@ from langgraph_ws.frames import (
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, Retention, ThreadLog
 from langgraph_ws.log.memory import MemoryThreadLog
+from langgraph_ws.log.registry import Standing, Ticket
 from langgraph_ws.run import CancelledRun
 from langgraph_ws.runs import Runs
 from langgraph_ws.testing import Reply, ScriptedModel
@@ -52,7 +53,7 @@ ALICE = Identity(id="alice")
 BOB = Identity(id="bob")
 
 
-new_log: Callable[[], ThreadLog] = MemoryThreadLog
+new_log: Callable[..., ThreadLog] = MemoryThreadLog
 """Makes the log of a server; the same tests run over every log."""
 
 
@@ -667,6 +668,34 @@ async def test_starting_again_follows_the_run_that_exists() -> None:
     assert refused.value.code == "conflict"
 
 
+async def test_a_run_whose_first_entries_are_gone_is_followed_all_the_same() -> None:
+    open_, spoke = asyncio.Event(), asyncio.Event()
+
+    async def talk(state: MessagesState) -> dict[str, Any]:
+        for number in range(100):
+            get_stream_writer()({"type": "tick", "number": number})
+            await asyncio.sleep(0)
+        spoke.set()
+        await open_.wait()
+        return {}
+
+    async with serving(graph_of(talk), log=new_log(Retention(entries=20))) as runs:
+        await runs.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+        await spoke.wait()
+        async with asyncio.timeout(5):
+            while (await runs.log.bounds("t")).first == 1:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+            infos = [
+                await runs.start(ANONYMOUS, turn(thread_id="t", run_id="r")),
+                await runs.info(ANONYMOUS, None, "r"),
+                await runs.info(ANONYMOUS, "t", None),
+                await runs.cancel(ANONYMOUS, None, "r"),
+            ]
+        assert [(info.run_id, info.status) for info in infos] == [("r", "running")] * 4
+        assert [info.start for info in infos] == [None] * 4
+        open_.set()
+
+
 async def test_a_refused_run_id_can_be_used_again() -> None:
     async with serving(graph_of(say, saver=InMemorySaver())) as runs:
         impossible = StartRun(kind="continue", thread_id="t", run_id="r")
@@ -678,6 +707,20 @@ async def test_a_refused_run_id_can_be_used_again() -> None:
 
 
 # -- who may see what ---------------------------------------------------------------------------
+
+
+async def test_a_run_that_is_gone_meanwhile_is_not_among_those_of_its_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(graph_of(say)) as runs:
+        await run(runs, turn(thread_id="t", run_id="r"))
+        ticket = Ticket(run="/gone", thread="t", thread_id="t", graph="g", work=None)
+
+        async def live(thread: str) -> tuple[Standing, ...]:
+            return (Standing(ticket=ticket),)
+
+        monkeypatch.setattr(runs.log.registry(), "live", live)
+        assert [info.run_id for info in await runs.of_thread(ANONYMOUS, "t")] == ["r"]
 
 
 async def test_identities_have_threads_and_runs_of_their_own() -> None:
@@ -948,6 +991,22 @@ async def test_a_log_that_fails_ends_the_run_and_nothing_else() -> None:
         assert failure(frames).code == "log_failed"
         assert status_of(frames) == "failed"
         assert (await runs.info(ANONYMOUS, None, "r")).status == "failed"
+
+
+async def test_a_run_whose_last_words_could_not_be_stored_has_failed() -> None:
+    class Picky(MemoryThreadLog):
+        async def append(
+            self, thread: str, run_id: str, frames: Any, *, fence: int | None = None
+        ) -> Position:
+            if only(frames, StepFinished):
+                await asyncio.sleep(0.05)  # by then the graph has ended
+                raise OSError("disk full")
+            return await super().append(thread, run_id, frames, fence=fence)
+
+    async with serving(graph_of(say), log=Picky()) as runs:
+        frames = await run(runs, turn())
+    assert failure(frames).code == "log_failed"
+    assert not only(frames, RunResult)
 
 
 async def test_a_burst_within_one_step_is_not_mistaken_for_a_slow_log() -> None:

@@ -29,5 +29,7 @@ def log_in_redis(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         test_runs,
         "new_log",
-        lambda: RedisThreadLog(server.url, prefix=f"p{next(_prefixes)}", lease=1.0),
+        lambda retention=None: RedisThreadLog(
+            server.url, retention=retention, prefix=f"p{next(_prefixes)}", lease=1.0
+        ),
     )

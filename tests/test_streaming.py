@@ -254,7 +254,7 @@ async def test_the_end_is_told_once() -> None:
     run = execution(line(("n", says())))
     await drive(run)
     assert of(run.end(None), RunFinished) == [RunFinished(status="completed")]
-    assert run.end(None) == run.end(ValueError()) == run.end(None, cancelled=True) == []
+    assert run.end(None) == run.end(ValueError()) == run.end(asyncio.CancelledError()) == []
 
 
 async def test_an_interrupt_ends_the_run_as_interrupted() -> None:
@@ -356,7 +356,7 @@ async def test_cancelling_stops_the_graph_and_its_subgraphs(depth: int, events: 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert gate.stopped.is_set()
-    frames += run.end(None, cancelled=True)
+    frames += run.end(asyncio.CancelledError())
     started, ended = of(frames, StepStarted), of(frames, StepFinished)
     assert [step.task_id for step in ended] == [step.task_id for step in reversed(started)]
     assert {step.status for step in of(frames, StepFinished)} == {"cancelled"}
@@ -387,7 +387,7 @@ async def test_a_message_that_was_cut_off_by_a_cancel_is_closed() -> None:
             frames.append(frame)
             if len(of(frames, BlockDelta)) == 3:
                 break
-    frames += run.end(None, cancelled=True)
+    frames += run.end(asyncio.CancelledError())
     (message,) = of(frames, MessageFinished)
     assert (message.status, message.content[0]["text"]) == ("cancelled", "a l")
 
@@ -413,7 +413,7 @@ async def test_what_a_thread_says_after_the_end_is_dropped_and_counted() -> None
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    frames += run.end(None, cancelled=True)
+    frames += run.end(asyncio.CancelledError())
     go_on.set()
     await asyncio.to_thread(done.wait, 10)
     await asyncio.sleep(0)

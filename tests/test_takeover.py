@@ -14,11 +14,12 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 
 from langgraph_ws import current_run
 from langgraph_ws.commands import ANONYMOUS, Identity, StartRun
-from langgraph_ws.errors import LeaseLost, LogFailed
+from langgraph_ws.current import RUN_KEY
+from langgraph_ws.errors import LeaseLost, LogFailed, LogUnavailable, RequestError
 from langgraph_ws.fencing import fenced
 from langgraph_ws.frames import (
     AttemptStarted,
@@ -36,12 +37,15 @@ from langgraph_ws.log import redis_registry
 from langgraph_ws.log.redis import RedisThreadLog
 from langgraph_ws.log.registry import Lease, Ticket
 from langgraph_ws.mapping import ChatMapper
+from langgraph_ws.run import CancelledRun
 from langgraph_ws.runs import Runs
 from langgraph_ws.streaming import Execution
 from langgraph_ws.takeover import Story, can_be_taken_over, take_over
 from langgraph_ws.testing import Reply, ScriptedModel
+from langgraph_ws.turns import checkpoint_id
 from langgraph_ws.view import RunView, ThreadView
 from tests.servers import RedisServer, redis_server
+from tests.test_metrics import Recorded
 from tests.test_runs import frames_of, graph_of, only, say, status_of, turn
 
 _prefixes = count()
@@ -78,9 +82,26 @@ def cut_off(runs: Runs) -> None:
     """From now on the server reaches Redis no more."""
 
     async def fail(*_: Any) -> Any:
-        raise LogFailed("cut off")
+        raise LogUnavailable("cut off")
 
     runs.log._server.call = fail  # type: ignore[attr-defined]
+
+
+def refuse(runs: Runs, *kinds: type[Any]) -> None:
+    """From now on Redis takes no frames of these kinds from the server."""
+    write: Any = runs.log._append  # type: ignore[attr-defined]
+
+    async def write_some(script: str, thread: str, run_id: str, frames: Any, *more: Any) -> Any:
+        if any(isinstance(frame, kinds) for frame in frames):
+            raise LogFailed("Redis refused")
+        return await write(script, thread, run_id, frames, *more)
+
+    runs.log._append = write_some  # type: ignore[attr-defined]
+
+
+def ends(metrics: Recorded) -> list[tuple[str, str]]:
+    """The runs that have ended, and how."""
+    return [(run.run_id, status) for run, status, _ in metrics.calls.get("run_finished", ())]
 
 
 class Steps:
@@ -184,7 +205,8 @@ async def test_what_was_being_said_is_closed_before_another_goes_on(
 
 async def test_a_drained_server_hands_its_runs_over(tmp_path: Path, start: Start) -> None:
     steps = Steps(tmp_path)
-    here, there = await start(steps.graph, lease=60.0), await start(steps.graph, lease=60.0)
+    metrics = Recorded(), Recorded()
+    here, there = [await start(steps.graph, lease=60.0, metrics=each) for each in metrics]
     await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
     await here.start(ANONYMOUS, turn(thread_id="t", run_id="next"))
     await steps.entered["one"].wait()
@@ -198,6 +220,9 @@ async def test_a_drained_server_hands_its_runs_over(tmp_path: Path, start: Start
         task for name, _, task in steps.ran[:2] if name == "two"
     )
     assert status_of(await frames_of(there, "next")) == "completed"
+    await metrics[1].until(lambda: len(ends(metrics[1])) == 2)
+    assert ends(metrics[0]) == [("r", "drained")]
+    assert ends(metrics[1]) == [("r", "completed"), ("next", "completed")]
 
 
 async def test_what_a_server_is_asked_on_its_way_out_is_done_elsewhere(
@@ -216,12 +241,15 @@ async def test_what_a_server_is_asked_on_its_way_out_is_done_elsewhere(
 
 async def test_what_cannot_be_continued_is_lost_promptly(tmp_path: Path, start: Start) -> None:
     steps = Steps(tmp_path, saver=False)
-    here, there = await start(steps.graph), await start(steps.graph)
+    metrics = Recorded(), Recorded()
+    here, there = [await start(steps.graph, metrics=each) for each in metrics]
     await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
     await steps.entered["one"].wait()
     cut_off(here)
     frames = await asyncio.wait_for(frames_of(there, "r"), 5)
     assert status_of(frames) == "lost"
+    for each in metrics:
+        await each.until(lambda each=each: ends(each) == [("r", "lost")])  # type: ignore[misc]
     [failed] = only(frames, RunFailed)
     assert (failed.code, failed.retryable) == ("lost", False)
     steps.open_all()
@@ -249,17 +277,66 @@ async def test_a_run_whose_holders_all_disappear_is_given_up(
     steps.open_all()
 
 
+@pytest.mark.parametrize("kind", [RunStarted, StepStarted, MessageFinished, RunResult])
+async def test_what_cannot_be_stored_ends_the_run(
+    tmp_path: Path, start: Start, kind: type[Frame]
+) -> None:
+    steps = Steps(tmp_path)
+    steps.open_all()
+    here, there = await start(steps.graph, lease=60.0), await start(steps.graph, lease=60.0)
+    for runs in (here, there):
+        refuse(runs, kind)
+    if kind is RunStarted:
+        with pytest.raises(RequestError, match="could not be stored") as refused:
+            await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+        assert refused.value.code == "log_failed"
+        return
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    frames = await asyncio.wait_for(frames_of(there, "r"), 10)
+    assert status_of(frames) == "failed"
+    [failed] = only(frames, RunFailed)
+    assert (failed.code, failed.retryable) == ("log_failed", True)
+    assert not only(frames, AttemptStarted)
+
+
+async def test_a_run_that_cannot_be_ended_counts_as_a_crash(tmp_path: Path, start: Start) -> None:
+    steps = Steps(tmp_path)
+    here, there = await start(steps.graph, lease=60.0), await start(steps.graph, lease=60.0)
+    steps.open_all()
+    refuse(here, RunResult, RunFailed)
+    taken: list[Lease] = []
+    take = there.take
+
+    def note(lease: Lease) -> None:
+        taken.append(lease)
+        take(lease)
+
+    there.take = note  # type: ignore[method-assign]
+    await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
+    frames = await asyncio.wait_for(frames_of(there, "r"), 10)
+    assert status_of(frames) == "completed"
+    assert [lease.crashes for lease in taken] == [1]
+
+
 async def test_a_cancellation_reaches_whoever_takes_over(tmp_path: Path, start: Start) -> None:
     steps = Steps(tmp_path)
     here = await start(steps.graph)
     await here.start(ANONYMOUS, turn(thread_id="t", run_id="r"))
     await steps.entered["one"].wait()
     cut_off(here)
-    there = await start(steps.graph)
+    told: list[CancelledRun] = []
+
+    async def on_cancel(run: CancelledRun) -> None:
+        told.append(run)
+
+    metrics = Recorded()
+    there = await start(steps.graph, on_cancel=on_cancel, metrics=metrics)
     assert (await there.cancel(ANONYMOUS, "t", None)).status == "running"
     frames = await frames_of(there, "r")
     assert status_of(frames) == "cancelled"
     assert not only(frames, AttemptStarted)
+    assert [run.run_id for run in told] == ["r"]
+    await metrics.until(lambda: ends(metrics) == [("r", "cancelled")])
     steps.open_all()
 
 
@@ -389,6 +466,15 @@ async def test_nodes_of_graphs_that_are_not_served_have_no_current_run() -> None
 # --- what is said again -----------------------------------------------------------------------
 
 
+def config_of(run_id: str) -> Any:
+    return {"configurable": {"thread_id": "t", RUN_KEY: run_id}}
+
+
+def begun(run_id: str, base: str | None = None) -> RunView:
+    """A run that has said nothing yet."""
+    return RunView(run_id, RunStarted(thread_id="t", run_id=run_id, graph="g", checkpoint_id=base))
+
+
 async def saved(graph: Any, config: Any, task_id: str) -> bool:
     """Whether the result of a task is saved."""
     state = await graph.aget_state(config)
@@ -444,7 +530,7 @@ async def test_what_the_log_lacks_of_a_saved_result_is_said_again(missing: int, 
         graph = builder.compile(checkpointer=InMemorySaver())
     else:
         graph = graph_of(one, two, saver=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "t"}}
+    config = config_of("r")
     # Of two at once, the result of one is saved before the checkpoint that has it.
     last = (StepFinished, "one") if shape == "fan" else (StepStarted, "two")
     run, story = await interrupted_story(graph, config, last, missing)
@@ -466,10 +552,80 @@ async def test_an_interrupt_that_was_saved_and_not_logged_is_announced() -> None
         return {"messages": [AIMessage(f"got {interrupt('sure?')}")]}
 
     graph = graph_of(ask, saver=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "t"}}
-    started = RunStarted(thread_id="t", run_id="r", graph="g")
+    config = config_of("r")
     await graph.ainvoke({"messages": [HumanMessage("hi")]}, config)
-    found = await take_over(graph, config, RunView("r", started), Story(), resumes=False)
+    found = await take_over(graph, config, begun("r"), Story(), resumes=False)
     assert found.how == "interrupted"
     assert [frame.value for frame in found.frames] == ["sure?"]
     assert isinstance(found.frames[0], Interrupted)
+
+
+# --- where to go on from ------------------------------------------------------------------------
+
+
+async def test_a_fork_that_saved_nothing_begins_again_where_it_began() -> None:
+    graph = graph_of(say, saver=InMemorySaver())
+    for number in (1, 2):
+        given = {"messages": [HumanMessage(f"turn {number}")]}
+        await graph.ainvoke(given, config_of(f"old {number}"))
+        if number == 1:
+            base = checkpoint_id(await graph.aget_state(config_of("r")))
+    fork = begun("r", base)
+    found = await take_over(graph, config_of("r"), fork, Story(), resumes=False)
+    assert (found.how, found.base) == ("restart", base)
+    config = config_of("r")
+    config["configurable"]["checkpoint_id"] = base
+    await graph.ainvoke({"messages": [HumanMessage("instead")]}, config)
+    found = await take_over(graph, config_of("r"), fork, Story(), resumes=False)
+    assert found.how == "continue"
+
+
+async def test_an_answer_to_an_older_checkpoint_is_given_there_again() -> None:
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"got {interrupt('sure?')}")]}
+
+    graph = graph_of(ask, saver=InMemorySaver())
+    await graph.ainvoke({"messages": [HumanMessage("hi")]}, config_of("old"))
+    asked = await graph.aget_state(config_of("old"))
+    await graph.ainvoke(Command(resume="yes"), config_of("older answer"))
+    base = checkpoint_id(asked)
+    found = await take_over(graph, config_of("r"), begun("r", base), Story(), resumes=True)
+    assert (found.how, found.base) == ("restart", base)
+    assert [frame.interrupt_id for frame in found.frames] == [asked.interrupts[0].id]
+
+
+@pytest.mark.parametrize("stop", [{"interrupt_before": ["two"]}, {"interrupt_after": ["one"]}])
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_a_breakpoint_holds_after_a_take_over(stop: dict[str, Any], everywhere: bool) -> None:
+    gate = asyncio.Event()
+    gate.set()
+
+    async def one(state: MessagesState) -> dict[str, Any]:
+        await gate.wait()
+        return {"messages": [AIMessage("one")]}
+
+    async def two(state: MessagesState) -> dict[str, Any]:
+        await gate.wait()
+        return {"messages": [AIMessage("two")]}
+
+    if everywhere:
+        stop = dict.fromkeys(stop, "*")
+    graph = graph_of(one, two, saver=InMemorySaver(), **stop)
+    await graph.ainvoke({"messages": [HumanMessage("hi")]}, config_of("r"))
+    found = await take_over(graph, config_of("r"), begun("r"), Story(), resumes=False)
+    assert found.how == "interrupted"
+    base = checkpoint_id(await graph.aget_state(config_of("r")))
+    found = await take_over(graph, config_of("s"), begun("s", base), Story(), resumes=True)
+    assert found.how == "restart"
+    # One that is told the checkpoint goes on from a copy of it.
+    gate.clear()
+    config = config_of("s")
+    config["configurable"]["checkpoint_id"] = base
+    again = asyncio.create_task(graph.ainvoke(None, config))
+    async with asyncio.timeout(5):
+        while checkpoint_id(await graph.aget_state(config_of("s"))) == base:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    again.cancel()
+    await asyncio.wait({again})
+    found = await take_over(graph, config_of("s"), begun("s", base), Story(), resumes=True)
+    assert found.how == "continue"

@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 import pytest
+from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langgraph.config import get_stream_writer
 from langgraph.graph import MessagesState
@@ -24,14 +25,22 @@ from langgraph_ws.frames import (
     RunFinished,
     StepFinished,
 )
-from langgraph_ws.mapping import Part
-from langgraph_ws.streaming import Execution, prepare_run
+from langgraph_ws.mapping import Mapper, Part, on
+from langgraph_ws.streaming import Execution, MapperError, prepare_run
 from langgraph_ws.tap import Tap, available, can_tap
 from langgraph_ws.testing import Reply, ScriptedModel
 from tests.graphs import HELLO, Anything, chat, line, nested, says
 from tests.serving import serving
 from tests.tapped import Frames, record_tapped
 from tests.test_aiohttp import over
+
+
+class Quiet(Mapper):
+    """Hears no messages."""
+
+    @on("custom")
+    def nothing(self, part: Part) -> None:
+        """Makes no frame of it."""
 
 
 async def test_this_langgraph_can_be_heard() -> None:
@@ -122,6 +131,88 @@ async def test_a_mapper_that_fails_stops_the_graph_and_spares_the_node() -> None
     [failed] = [frame for frame in frames if isinstance(frame, RunFailed)]
     assert failed.code == "mapper_failed"
     assert frames[-1] == RunFinished(status="failed")
+
+
+async def test_what_a_graph_raises_when_it_is_stopped_hides_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def node(state: Anything) -> Anything:
+        try:
+            get_stream_writer()("boom")
+            await asyncio.sleep(30)
+        finally:
+            raise RuntimeError("while cleaning up")
+
+    class Failing(ChatMapper):
+        def on_custom(self, part: Part) -> list[Frame]:
+            raise ValueError("in the mapper")
+
+    frames = await record_tapped(line(("node", node), state=Anything), {"value": 1}, mapper=Failing)
+    [failed] = [frame for frame in frames if isinstance(frame, RunFailed)]
+    assert failed.code == "mapper_failed"
+    assert "in the mapper" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["mapper", "outlet"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_fails_after_the_graph_has_ended_is_told(
+    where: str, fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = asyncio.Event()
+
+    class Full(Frames):
+        crowded = True
+
+        async def room(self) -> None:
+            await over.wait()
+            await asyncio.sleep(0.01)
+            if where == "outlet":
+                raise OSError("no room")
+
+    class Failing(ChatMapper):
+        def on_custom(self, part: Part) -> list[Frame]:
+            raise ValueError("in the mapper")
+
+    async def node(state: Anything) -> Anything:
+        get_stream_writer()("x")
+        over.set()
+        if fails:
+            raise RuntimeError("in the node")
+        return {}
+
+    graph = line(("node", node), state=Anything)
+    config, run = prepare_run(graph, {"value": 1}, None)
+    execution = Execution(graph, {"value": 1}, config, run=run, mapper=Failing(), tapped=True)
+    with pytest.raises((MapperError, OSError), match="no room" if where == "outlet" else "mapper"):
+        await execution.drive(Full())
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert ("in the node" in caplog.text) == fails
+
+
+@pytest.mark.parametrize("tapped", [True, False])
+@pytest.mark.parametrize("modes", [[], ["messages"]])
+async def test_models_stream_only_for_those_who_hear_messages(
+    modes: list[str], tapped: bool
+) -> None:
+    streamed: list[str] = []
+
+    class Model(GenericFakeChatModel):
+        def _stream(self, *arguments: Any, **named: Any) -> Any:
+            streamed.append("x")
+            return super()._stream(*arguments, **named)
+
+    model = Model(messages=iter(["hello"]))
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke("hi")]}
+
+    graph = line(("node", node))
+    config, run = prepare_run(graph, HELLO, None)
+    execution = Execution(graph, HELLO, config, run=run, mapper=Quiet(), modes=modes, tapped=tapped)
+    await execution.drive(Frames())
+    assert len(streamed) == len(modes)
 
 
 async def test_an_outlet_that_fails_stops_the_graph() -> None:

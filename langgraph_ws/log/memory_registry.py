@@ -121,7 +121,7 @@ class MemoryRegistry(Registry):
             thread.interrupted = interrupted
         return self._advance(ticket.thread, thread)
 
-    async def release(self, lease: Lease) -> Lease | None:
+    async def release(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
         """Let go of a run that is not at its end; there is nobody to go on with it."""
         thread = self._threads.get(lease.ticket.thread)
         if thread is None or thread.active is not lease:

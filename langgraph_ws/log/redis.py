@@ -33,6 +33,7 @@ from langgraph_ws.errors import (
     LeaseLost,
     LogClosed,
     LogFailed,
+    LogUnavailable,
 )
 from langgraph_ws.frames import BlockDelta, Frame, RunFinished
 from langgraph_ws.log import (
@@ -764,7 +765,8 @@ class _Server:
         """Do something with Redis, again and again while it is away.
 
         Raises:
-            LogFailed: It stayed away for too long, or refused.
+            LogUnavailable: It stayed away for too long.
+            LogFailed: It refused.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self._patience if patience is None else patience)
@@ -777,7 +779,7 @@ class _Server:
                 self._away_since = self._away_since or loop.time()
                 pause = next(pauses, pause)
                 if loop.time() + pause > deadline:
-                    raise LogFailed(f"Redis is away: {error}") from error
+                    raise LogUnavailable(f"Redis is away: {error}") from error
                 await asyncio.sleep(pause)
             except RedisError as error:
                 raise LogFailed(f"Redis refused: {error}") from error

@@ -203,11 +203,11 @@ class RedisRegistry(Registry):
             await self._store.command("DEL", self._where(ticket.run))
         return self._hold(more[0], ticket.thread, began) if more else None
 
-    async def release(self, lease: Lease) -> Lease | None:
-        """Let go of a run that is not at its end: somebody else is to go on with it at once."""
+    async def release(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
+        """Let go of a run that is not at its end: somebody else is to go on with it."""
         thread = lease.ticket.thread
         if self._forget(lease):
-            await self._store.run(lua.RELEASE, thread, thread, lease.fence)
+            await self._store.run(lua.RELEASE, thread, thread, lease.fence, int(crashed))
             await self._store.ring(claim="1")
         return None
 

@@ -199,8 +199,12 @@ class Registry(ABC):
         """
 
     @abstractmethod
-    async def release(self, lease: Lease) -> Lease | None:
-        """Let go of a run that is not at its end: somebody else is to go on with it at once.
+    async def release(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
+        """Let go of a run that is not at its end: somebody else is to go on with it.
+
+        Args:
+            lease: Its lease.
+            crashed: It could be carried no further, which counts as if its holder had disappeared.
 
         Returns:
             The lease of the next run, where there is nobody else and the run is over.

@@ -485,11 +485,12 @@ RELEASE = (
     _PRELUDE
     + _LIVE
     + """
--- ARGV: thread, fence
+-- ARGV: thread, fence, '1' if that counts as a crash
 if own('f') ~= ARGV[7] or not own('act') then return 0 end
 redis.call('HINCRBY', OWN, 'f', 1)
-redis.call('HSET', OWN, 'o', '', 'lx', '0', 'rel', '1')
-redis.call('ZADD', LEASES, 0, ARGV[6])
+redis.call('HSET', OWN, 'o', '', 'lx', text(now))
+if ARGV[8] == '0' then redis.call('HSET', OWN, 'rel', '1') end
+redis.call('ZADD', LEASES, text(now), ARGV[6])
 return 1
 """
 )

@@ -84,9 +84,12 @@ _PENDING = 32
 _PYTHON_LIMIT = 1_000_000
 """The library of the Python client closes the socket over a message of more than 1 MiB."""
 _SETTLE_MS = 300
-"""How long the JavaScript client may need from its first subscription to the next."""
+"""How long the JavaScript client may need from its first subscription to the next, and the Python
+client from its first to a run."""
 _LATE_MS = 10_000
 """How long the Python client may need to watch a run that it has started."""
+_ENDS = frozenset({"completed", "failed"})
+"""What the Python client takes for the end of a run."""
 _WATCHED = frozenset({"lifecycle", "input"})
 _CODES: Mapping[ErrorCode, str] = {
     "bad_message": "invalid_argument",
@@ -190,9 +193,12 @@ class _Reader:
         return events_of(frame, run_id)
 
     def _taken_back(self, tasks: Collection[str]) -> Iterator[Event]:
-        """The events by which a page drops what tasks said that run again."""
+        """The events by which a page drops what tasks said that run again.
+
+        The state of the whole graph is told only where it is known: a page shows what it is told.
+        """
         for namespace, said in self._said.items():
-            values = self._states.get(namespace, {})
+            values = self._states.get(namespace, {} if namespace else None)
             drafts = [message_id for message_id, task_id in said.items() if task_id in tasks]
             if drafts and isinstance(values, dict):
                 yield from taken_back(drafts, values, namespace)
@@ -262,9 +268,9 @@ class LangChainSession(Session):
     def __init__(self, peer: Peer, **options: Any) -> None:
         super().__init__(peer, **options)
         self._thread_id = peer.variables["thread_id"]
-        self._is_python = "websockets/" in peer.user_agent
-        self._shows_drafts = not (self._is_python or "langgraph-sdk-py/" in peer.user_agent)
-        self._limit = _PYTHON_LIMIT if self._is_python else None
+        has_limit = "websockets/" in peer.user_agent
+        self._is_python = has_limit or "langgraph-sdk-py/" in peer.user_agent
+        self._limit = _PYTHON_LIMIT if has_limit else None
         self._tokens = count(1)
         self._asked: dict[int, _Asked] = {}
         self._subscriptions: dict[str, _Subscription] = {}
@@ -491,10 +497,10 @@ class LangChainSession(Session):
                     data = self._encoded(entry, part, number, event)
                     if data is None:
                         continue
-                    if event.root is not None and self._held:  # the next run: they come in order
-                        out += self._held
+                    if event.root is not None and self._held:  # the next run has begun
+                        out += () if self._is_python else self._held
                         self._held = []
-                    (self._held if self._is_early(event) else out).append(data)
+                    (self._held if self._is_early(number, event) else out).append(data)
         if entries:
             last = reader.numbers.through(entries[-1].seq)
             for subscription in self._subscriptions.values():
@@ -502,16 +508,23 @@ class LangChainSession(Session):
             out += self._answer_replayed(last)
         return [*out, *self.overdue()]
 
-    def _is_early(self, event: Event) -> bool:
-        """Whether it is the end of a run, and comes before what the run said.
+    def _is_early(self, number: int, event: Event) -> bool:
+        """Whether it is the end of a run that the client may not be told of yet.
 
         The JavaScript client watches a run first, and subscribes to what it says right after, when
         it has started one and when it comes back. When it is told of the end in between, it shows
-        nothing of what comes then. The Python client watches on a socket of its own, and an event
-        stream has one subscription.
+        nothing of what comes then. An event stream has one subscription.
+
+        The Python client watches on a connection of its own, and takes the first end that it is
+        told of for that of its run. An end from before it came may be that of another run, which it
+        is not to be told of when it starts its own right away.
         """
-        apart = self._is_python or self.server_sent
-        return event.root in TERMINAL_EVENTS.values() and not apart and self._may_ask_for_more()
+        if self._is_python:
+            return event.root in _ENDS and any(
+                each.watches and number <= each.head for each in self._subscriptions.values()
+            )
+        early = event.root in TERMINAL_EVENTS.values() and not self.server_sent
+        return early and self._may_ask_for_more()
 
     def _may_ask_for_more(self) -> bool:
         """Whether it has asked for more than it has been told yet, or is about to."""
@@ -531,7 +544,7 @@ class LangChainSession(Session):
         """Whether a subscription wants an event that it has not been told of."""
         if self._superseding and event.root in TERMINAL_EVENTS.values():
             return False
-        if type(entry.frame) is AttemptStarted and not self._shows_drafts:
+        if type(entry.frame) is AttemptStarted and self._is_python:
             return False
         name = _custom_name(entry.frame)
         namespace = namespace_of(entry.frame, event)

@@ -501,6 +501,23 @@ async def test_the_output_of_a_second_stream_is_that_of_its_run(stream: Stream) 
         assert said(await output(second)) == ["a", "Turn 1: a", "b", "Turn 2: b"]
 
 
+async def test_the_output_is_not_that_of_a_run_that_somebody_else_started(
+    stream: Stream, client: LangGraphClient, server: Server
+) -> None:
+    thread_id = str(uuid4())
+    params = {"assistant_id": "chat", "input": user("a")}
+    command = {"id": 1, "method": "run.start", "params": params}
+    async with httpx.AsyncClient() as http:
+        url = f"{server.url}/threads/{thread_id}/commands"
+        (await http.post(url, json=command)).raise_for_status()
+    async with asyncio.timeout(PATIENCE):
+        while await said_in(client, thread_id) != ["a", "Turn 1: a"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    async with stream("chat", thread_id) as thread:
+        await thread.run.start(input=user("b"))
+        assert said(await output(thread)) == ["a", "Turn 1: a", "b", "Turn 2: b"]
+
+
 async def test_a_second_message_waits_for_its_turn(
     stream: Stream, client: LangGraphClient, server: Server
 ) -> None:

@@ -10,17 +10,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from langgraph_ws.client import Client, Reconnect, Run, RunFailedError, connect
 from langgraph_ws.log import Entry
 from langgraph_ws.log.redis import RedisThreadLog
 from tests.faults.app import STEPS, build, opened, text_of
 from tests.servers import free_port
+
+T = TypeVar("T")
 
 LEASE_S = 2.0
 SPOKEN = ("plan", "left", "right", "first", "second", "act", "finish")
@@ -49,6 +51,7 @@ class Cluster:
     options: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -77,11 +80,17 @@ class Cluster:
             cwd=Path(__file__).parents[2],
         )
         log.close()
+        self.processes.append(process)
         assert process.stdout is not None
         line = await asyncio.to_thread(process.stdout.readline)
         assert line == "ready\n", self.logs()
-        self.processes.append(process)
         return process
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do something beside the scenario, as long as that lasts."""
+        task = asyncio.create_task(work)
+        self.tasks.append(task)
+        return task
 
     def logs(self) -> str:
         """What the processes have logged, for the message of a failure."""
@@ -98,16 +107,21 @@ class Cluster:
         return await self._gone(process)
 
     async def _gone(self, process: subprocess.Popen[str]) -> int:
-        self.processes.remove(process)
         code = await asyncio.to_thread(process.wait, 30)
+        self.processes.remove(process)
         assert process.stdout is not None
         process.stdout.close()
         return code
 
     async def stop(self) -> None:
+        """Leave nothing behind, whatever has happened."""
+        for process in self.processes:
+            process.kill()  # stopped ones, too
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         for process in list(self.processes):
-            process.send_signal(signal.SIGCONT)
-            await self.kill(process)
+            await self._gone(process)
 
     def notes(self, run_id: str | None = None) -> list[Note]:
         """What the nodes have written down so far."""
@@ -146,10 +160,12 @@ class Cluster:
     async def entries(self, thread_id: str) -> Sequence[Entry]:
         """What the log of a thread holds."""
         log = RedisThreadLog(self.redis, prefix=self.options.get("prefix", "faults"))
-        follower = await log.follow(thread_id, None, lambda: None)
-        entries = follower.read(1_000_000)
-        follower.close()
-        await log.close()
+        try:
+            follower = await log.follow(thread_id, None, lambda: None)
+            entries = follower.read(1_000_000)
+            follower.close()
+        finally:
+            await log.close()
         return entries
 
     async def describe(self, thread_id: str, run_ids: Sequence[str]) -> str:
