@@ -177,6 +177,57 @@ async def test_what_is_written_while_older_entries_are_loaded_is_no_gap(
     assert seen == expected
 
 
+async def test_a_second_reader_of_a_long_run_misses_nothing(make: Make) -> None:
+    here, there = make(), make()
+    written = [Custom(name="n", data=number) for number in range(5_000)]
+    for begin in range(0, 5_000, 1_000):
+        head = await here.append("t", "r", written[begin : begin + 1_000])
+    for log in (here, there):
+        late = await log.follow("t", Position(head.epoch, 4_990), nothing)
+        follower = await log.follow("t", Position(head.epoch, 1), nothing)
+        assert frames_of(follower.read(ALL)) == written[1:]
+        assert frames_of(late.read(ALL)) == written[4_990:]
+
+
+async def test_nothing_is_let_go_of_while_older_entries_are_loaded(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make()
+    written = [Custom(name="n", data=number) for number in range(6_000)]
+    head = await log.append("t", "r", written[:2_000])
+    first = await log.follow("t", head, nothing)
+    read = log._read
+
+    async def slowly(*given: Any) -> Any:
+        found = await read(*given)
+        if first.position.seq < 6_000:
+            await log.append("t", "r", written[first.position.seq : first.position.seq + 1_000])
+            first.read(ALL)
+        else:
+            first.close()
+        return found
+
+    monkeypatch.setattr(log, "_read", slowly)
+    for _ in range(3):
+        follower = await log.follow("t", None, nothing)
+        begun = written[: follower.lag]
+        assert len(begun) >= 2_000
+        assert frames_of(follower.read(ALL)) == begun
+
+
+async def test_who_waits_is_told_what_another_follower_loads(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make(), make()
+    wakes = Wakes()
+    follower = await there.follow("t", None, wakes)
+    monkeypatch.setattr(there._reader, "_show", lambda *_: None)
+    await here.append("t", "r", [delta()])
+    await there.follow("t", None, nothing)
+    await wakes.reach(1)
+    assert frames_of(follower.read(ALL)) == [delta()]
+
+
 async def test_a_process_that_only_reads_folds_on_from_a_stored_fold(make: Make) -> None:
     limits = Retention(entries=20)
     here, there = make(retention=limits), make(retention=limits)

@@ -66,6 +66,8 @@ _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _DOWN = 3
 """After how many times its patience nobody waits for Redis any longer."""
 _READ_AT_ONCE = 256
+_TRIES = 5
+"""How often what was read in several steps is read anew, because the log has moved on meanwhile."""
 _CONSUMED = 1_024
 """Entries that all have read and that are kept all the same, for one who comes next."""
 _WAKE_KEPT_S = 3_600
@@ -193,22 +195,14 @@ class RedisThreadLog(ThreadLog):
     ) -> Follower:
         """Read from a position on: first what is held, then what comes."""
         self._check_open()
-        epoch, seq = after or ("", 0)
         local = self._local(thread)
-        async with local.loading:
-            reply = await self._run(
-                lua.FOLLOW, thread, self.new_epoch(), epoch, seq, "1" if rewind else "0"
-            )
-            if reply[0] == b"GAP":
-                _, reason, epoch, first, head = reply
-                bounds = Bounds(_text(epoch), _number(first), _number(head))
-                raise _gap(_text(reason), seq, bounds)
-            _, epoch, first, head, start = reply
-            bounds = Bounds(_text(epoch), _number(first), _number(head))
-            self._check_open()
-            await self._load(local, bounds, _number(start))
-            follower = _Follower(local, _number(start), self._settle_followers)
-            local.followers[follower] = wake
+        try:
+            async with local.loading:
+                seq = await self._resume(local, after, rewind=rewind)
+                follower = _Follower(local, seq, self._settle_followers)
+                local.followers[follower] = wake
+        finally:
+            self._settle_followers(local)
         self._reader.add(local)
         return follower
 
@@ -384,7 +378,7 @@ class RedisThreadLog(ThreadLog):
         self._crowd = max(_FOLDS, 2 * len(self._threads))
 
     def _settle_followers(self, thread: _Thread) -> None:
-        if not thread.followers:
+        if not thread.followers and not thread.loading.locked():
             thread.let_go()
 
     def _wrote(
@@ -428,7 +422,7 @@ class RedisThreadLog(ThreadLog):
     async def _folded(self, local: _Thread) -> tuple[Fold, str]:
         """The fold of a thread as it is now, and its epoch."""
         async with local.folding:
-            for _ in range(5):
+            for _ in range(_TRIES):
                 known = (local.epoch, local.fold.seq) if local.fold else ("", 0)
                 reply = await self._run(lua.VIEW, local.key, *known)
                 if not reply:
@@ -474,23 +468,51 @@ class RedisThreadLog(ThreadLog):
         )
         return [_stream_entry(name, fields) for name, fields in found]
 
-    async def _load(self, local: _Thread, bounds: Bounds, start: int) -> None:
-        """Have the entries after `start` in the process."""
+    async def _resume(self, local: _Thread, after: Position | None, *, rewind: bool) -> int:
+        """Have what comes after a position in the process; the `seq` after which to read.
+
+        Raises:
+            GapError: The position cannot be resumed from.
+        """
+        epoch, seq = after or ("", 0)
+        for _ in range(_TRIES):
+            reply = await self._run(
+                lua.FOLLOW, local.key, self.new_epoch(), epoch, seq, "1" if rewind else "0"
+            )
+            if reply[0] == b"GAP":
+                _, reason, now, first, head = reply
+                raise _gap(_text(reason), seq, Bounds(_text(now), _number(first), _number(head)))
+            _, now, first, head, start = reply
+            self._check_open()
+            bounds = Bounds(_text(now), _number(first), _number(head))
+            if await self._load(local, bounds, _number(start)):
+                return _number(start)
+        raise _gap("trimmed", seq, local.bounds)
+
+    async def _load(self, local: _Thread, bounds: Bounds, start: int) -> bool:
+        """Have the entries after `start` in the process; False: the log has moved on meanwhile."""
         local.in_epoch(bounds.epoch)
         if not local.followers:
             local.begin(start)
         local.trim(bounds)
-        missing = start + 1
-        while missing < local.base:
+        older: list[Entry] = []
+        while (missing := start + 1 + len(older)) < local.base:
             found = await self._read(local, missing, local.base - 1)
             if not found or found[0].seq != missing:
-                raise _gap("trimmed", start, local.bounds)
-            local.prepend(found)
-            missing = found[-1].seq + 1
+                return False
+            older += found
+        if local.epoch != bounds.epoch or local.first > start + 1:
+            return False
+        local.prepend(older)
         while local.head < bounds.head:
             found = await self._read(local, local.head + 1, bounds.head)
-            if not local.push(found) and local.head < bounds.head:
-                raise _gap("trimmed", start, local.bounds)
+            if local.epoch != bounds.epoch:
+                return False
+            if local.push(found):
+                local.wake()
+            elif local.head < bounds.head:
+                return False
+        return local.first <= start + 1
 
     async def _check(self, local: _Thread) -> None:
         """See whether a followed log is still the same."""
@@ -623,15 +645,16 @@ class _Thread:
             self.head = entry.seq
             self.entries[entry.seq] = entry
             self.size += _size(entry)
-        if len(self.entries) > _CONSUMED * 2:
+        if len(self.entries) > _CONSUMED * 2 and not self.loading.locked():
             self._let_go_of_read()
         return bool(news)
 
     def prepend(self, entries: Sequence[Entry]) -> None:
-        """Take entries that lie before those that are held."""
-        self.entries = {entry.seq: entry for entry in entries} | self.entries
-        self.size += sum(map(_size, entries))
-        self.base = min(self.base, entries[0].seq)
+        """Take the entries that lie right before those that are held."""
+        if entries:
+            self.entries = {entry.seq: entry for entry in entries} | self.entries
+            self.size += sum(map(_size, entries))
+            self.base = entries[0].seq
 
     def trim(self, bounds: Bounds) -> None:
         """Take note of what is held of the log."""
