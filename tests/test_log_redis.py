@@ -297,6 +297,54 @@ async def test_a_wiped_redis_is_noticed_by_those_who_wait(make: Make) -> None:
     assert new.epoch != old.epoch
 
 
+async def test_a_log_that_was_wiped_is_read_from_its_first_entry(make: Make) -> None:
+    here = make(retention=Retention(entries=5))
+    await here.append("t", "r", [delta(str(n)) for n in range(10)])
+    follower = await here.follow("t", (await here.view("t"))[0], nothing)
+    await wipe()
+    await here.append("t", "s", [delta("new")])
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert (caught.value.reason, caught.value.first, caught.value.head) == ("epoch", 1, 1)
+    assert frames_of(await read_all(here, "t")) == [delta("new")]
+
+
+async def test_entries_of_a_wiped_log_and_a_new_one_never_mix(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make(), make()
+    wakes = Wakes()
+    follower = await there.follow("t", None, wakes)
+    await here.append("t", "r", [delta("old"), delta("old")])
+    await wakes.reach(1)
+    assert len(follower.read(ALL)) == 2
+    await wipe()
+    for number in range(1, 6):
+        await here.append("t", "s", [delta(str(number))])
+    await wakes.reach(2)
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert caught.value.reason == "epoch"
+
+
+async def test_what_was_wiped_while_it_was_loaded_is_read_anew(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make(), make()
+    await here.append("t", "r", [delta("old")] * 3_000)
+    read = there._read
+
+    async def wiped(*given: Any) -> Any:
+        monkeypatch.undo()
+        found = await read(*given)
+        await wipe()
+        await here.append("t", "s", [delta("new")] * 3_000)
+        return found
+
+    monkeypatch.setattr(there, "_read", wiped)
+    assert frames_of(await read_all(there, "t")) == [delta("new")] * 3_000
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -321,7 +369,9 @@ async def test_a_corrupt_entry_is_told_and_hurts_no_other_thread(
         [stream] = await keys(here, "*:t:log")
         [meta] = await keys(here, "*:t:meta")
         await redis.hset(meta, "s", 2)
-        await redis.xadd(stream, fields or {"nothing": ""}, id="2-0")
+        [(first, _)] = await redis.xrange(stream)
+        second = first.replace(b"1-", b"2-", 1)
+        await redis.xadd(stream, fields or {"nothing": ""}, id=second)
     await wakes.reach(1)
     with pytest.raises(GapError):
         follower.read(ALL)

@@ -461,12 +461,13 @@ class RedisThreadLog(ThreadLog):
         return fold is not None
 
     async def _read(self, local: _Thread, first: int, last: int) -> list[Entry]:
+        stamp = _stamp(local.epoch)
         found = await self._server.call(
             lambda redis: redis.xrange(
-                local.stream, f"{first}-0", f"{last}-0", count=_READ_AT_ONCE * 4
+                local.stream, f"{first}-{stamp}", f"{last}-{stamp}", count=_READ_AT_ONCE * 4
             )
         )
-        return [_stream_entry(name, fields) for name, fields in found]
+        return [_stream_entry(name, fields) for name, fields in found if _is_of(stamp, name)]
 
     async def _resume(self, local: _Thread, after: Position | None, *, rewind: bool) -> int:
         """Have what comes after a position in the process; the `seq` after which to read.
@@ -605,7 +606,8 @@ class _Thread:
     @property
     def is_remote(self) -> bool:
         """Whether others have to be listened to."""
-        return bool(self.followers) and not self.closed and (not self.writer or self.behind)
+        ends = self.closed or self.corrupt
+        return bool(self.followers) and not ends and (not self.writer or self.behind)
 
     @property
     def bounds(self) -> Bounds:
@@ -616,7 +618,7 @@ class _Thread:
         if epoch == self.epoch:
             return
         lost = self.epoch != ""
-        self.epoch, self.fold = epoch, None
+        self.epoch, self.fold, self.first = epoch, None, 1
         if lost or self.head:
             self.let_go()
             self.begin(0)
@@ -931,8 +933,8 @@ class _Reader:
         streams: Any = {self._wake: self._woken}
         if self._hear is not None:
             streams[self._bell] = self._heard
-        heads = {stream: thread.head for stream, thread in remote.items()}
-        streams |= {stream: f"{head}-0" for stream, head in heads.items()}
+        heads = {stream: Position(thread.epoch, thread.head) for stream, thread in remote.items()}
+        streams |= {stream: f"{at.seq}-{_stamp(at.epoch)}" for stream, at in heads.items()}
         reply = await redis.xread(streams, count=_READ_AT_ONCE, block=int(_BLOCK_S * 1000))
         for stream, entries in cast("Any", reply) or ():
             name = _text(stream)
@@ -943,11 +945,20 @@ class _Reader:
                 for _, news in entries:
                     self._hear(news)
             elif (thread := self._threads.get(name)) is not None:
-                self._show(thread, heads[name], entries)
+                await self._take(thread, heads[name], entries)
 
-    def _show(self, thread: _Thread, after: int, found: Sequence[Any]) -> None:
-        if thread.head < after:  # somebody has begun to read from further back meanwhile
+    async def _take(self, thread: _Thread, after: Position, found: Sequence[Any]) -> None:
+        """Take what was read of a thread, unless it is read from elsewhere by now."""
+        if thread.epoch != after.epoch or thread.head < after.seq:
             return
+        stamp = _stamp(after.epoch)
+        if all(_is_of(stamp, name) for name, _ in found):
+            self._show(thread, found)
+        else:
+            await self._check(thread)
+            thread.corrupt = thread.epoch == after.epoch
+
+    def _show(self, thread: _Thread, found: Sequence[Any]) -> None:
         try:
             entries = [_stream_entry(name, fields) for name, fields in found]
         except LogFailed:
@@ -976,6 +987,17 @@ def _size(entry: Entry) -> int:
     """About how many bytes an entry takes in this process."""
     frame = entry.frame
     return 512 + len(frame.text if type(frame) is BlockDelta else dumps(encode_frame(frame)))
+
+
+def _stamp(epoch: str) -> int:
+    """What the ids of entries of an epoch end with (see `scripts`); 0: there is none."""
+    began, _, chance = epoch.partition("-")
+    return (int(began) << 20) + int(chance[:5], 16) if epoch else 0
+
+
+def _is_of(stamp: int, name: bytes) -> bool:
+    """Whether an entry is of the epoch with this stamp."""
+    return int(name.partition(b"-")[2]) == stamp
 
 
 def _stream_entry(name: bytes, fields: dict[bytes, bytes]) -> Entry:

@@ -9,7 +9,7 @@ are milliseconds, bytes and entry numbers; frames are JSON that no script looks 
                   entry that the fold stands for, `runs` what is known of each run, `due` when
                   the next of them is out of time, `cur` the run that wrote last, `k:<run>` the
                   last write of each run (token, seq, time)
-`LOG`     stream  the entries, `<seq>-0`: run, time, frame
+`LOG`     stream  the entries, `<seq>-<stamp of the epoch>`: run, time, frame
 `RESULTS` hash    the terminal entries by number, which outlive the others
 `FOLD`    string  the fold (see `fold`)
 `OWN`     hash    `f` the fence, `o` the process that holds the lease, `lx` when it ends, `rel`
@@ -25,6 +25,9 @@ are milliseconds, bytes and entry numbers; frames are JSON that no script looks 
 
 An entry leaves the sight of readers exactly when it is over the limits, and leaves the stream once
 a fold covers it.
+
+The stamp of an epoch is the second in which it began and 20 bits of chance, so that the id of an
+entry names none of a log that was lost.
 """
 
 from __future__ import annotations
@@ -64,14 +67,21 @@ local KEEP = RESULT + 60000
 local ENTRY_BYTES = 64
 local m = {}
 
-local function id(seq) return string.format('%.0f-0', seq) end
 local function text(number) return string.format('%.0f', number) end
+
+local function stamp(epoch)
+  local began, chance = epoch:match('^(%d+)-(%x%x%x%x%x)')
+  return text(tonumber(began) * 1048576 + tonumber(chance, 16))
+end
+
+local function id(seq) return text(seq) .. '-' .. m.stamp end
 
 local function load()
   local v = redis.call('HMGET', META, 'e', 's', 'fs', 'b', 'hb', 'fd', 'due')
   if not v[1] then return false end
   m.e, m.s, m.fs, m.b = v[1], tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
   m.hb, m.fd, m.due = tonumber(v[5]), tonumber(v[6]), tonumber(v[7] or '')
+  m.stamp = stamp(m.e)
   return true
 end
 
@@ -80,7 +90,7 @@ local function save()
 end
 
 local function create(epoch)
-  m = {e = epoch, s = 0, fs = 1, b = 0, hb = 0, fd = 0}
+  m = {e = epoch, s = 0, fs = 1, b = 0, hb = 0, fd = 0, stamp = stamp(epoch)}
   redis.call('DEL', LOG, RESULTS, FOLD)
   redis.call('HSET', META, 'e', epoch, 's', '0', 'fs', '1', 'b', '0', 'hb', '0', 'fd', '0')
 end
