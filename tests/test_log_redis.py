@@ -45,7 +45,7 @@ from tests.log_suite import (
     whole_run,
 )
 from tests.proxy import EatingProxy
-from tests.servers import RedisServer, redis_server
+from tests.servers import RedisServer, free_port, redis_server
 
 _prefixes = count()
 _url = ""
@@ -468,6 +468,129 @@ async def test_a_redis_that_stays_away_fails_what_needs_it_in_time(
             await log.start()
         server.start()
         await log.start()
+        await log.close()
+
+
+async def test_a_master_that_was_demoted_is_waited_for(tmp_path: Path, make: Make) -> None:
+    with redis_server(tmp_path) as server:
+        log = make(server.url, patience=5.0)
+        wakes = Wakes()
+        follower = await log.follow("t", None, wakes)
+        await log.append("t", "r", [started()])
+        async with Redis.from_url(server.url) as redis:
+            await redis.replicaof("127.0.0.1", str(free_port()))
+            writing = asyncio.create_task(log.append("t", "r", [delta()]))
+            await asyncio.sleep(0.3)
+            assert not writing.done()
+            assert log.health() == "degraded"
+            await redis.replicaof("NO", "ONE")
+        assert (await writing).seq == 2
+        assert log.health() == "ok"
+        assert frames_of(follower.read(ALL)) == [started(), delta()]
+        await log.close()
+
+
+class FailOver:
+    """A Redis, and a replica that takes its place, and lacks what came after `lag`."""
+
+    def __init__(self, master: RedisServer, replica: RedisServer) -> None:
+        self.url = master.url
+        self._master = master
+        self._replica = replica
+
+    async def replicate(self) -> None:
+        async with Redis.from_url(self.url) as master:
+            await master.config_set("repl-diskless-sync-delay", 0)
+        async with Redis.from_url(self._replica.url) as replica:
+            await replica.replicaof("127.0.0.1", str(self._master.port))
+
+    async def lag(self) -> None:
+        async with Redis.from_url(self.url) as master:
+            await master.set("before", 1)
+            assert await master.wait(1, 4_000) == 1
+        async with Redis.from_url(self._replica.url) as replica:
+            await replica.replicaof("NO", "ONE")
+
+    async def happen(self) -> None:
+        self._master.kill()
+        async with Redis.from_url(self._replica.url) as redis:
+            await redis.config_set("port", self._master.port)
+
+
+@pytest.fixture
+async def fail_over(tmp_path: Path) -> AsyncIterator[FailOver]:
+    with redis_server(tmp_path) as master, redis_server(tmp_path) as replica:
+        fail_over = FailOver(master, replica)
+        await fail_over.replicate()
+        yield fail_over
+
+
+async def test_what_a_replica_lacks_that_becomes_the_master_is_a_gap(
+    make: Make, fail_over: FailOver
+) -> None:
+    here, there = make(fail_over.url), make(fail_over.url)
+    wakes = Wakes()
+    await here.append("t", "r", [delta("a"), delta("b")])
+    follower = await there.follow("t", None, wakes)
+    await fail_over.lag()
+    old = await here.append("t", "r", [delta("gone"), delta("gone")])
+    await wakes.reach(1)
+    assert len(follower.read(ALL)) == 4
+    await fail_over.happen()
+    await wakes.reach(2)
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert (caught.value.reason, caught.value.head) == ("ahead", 2)
+    assert (await gap(there, "t", old)).reason == "ahead"
+    assert (await there.view("t"))[0] == Position(old.epoch, 2)
+    assert seqs(await read_all(there, "t")) == [1, 2]
+    await here.close()
+    await there.close()
+
+
+async def test_entries_that_take_the_place_of_others_never_mix_with_them(
+    make: Make, fail_over: FailOver
+) -> None:
+    here, there, third = (make(fail_over.url) for _ in range(3))
+    await here.append("t", "r", [delta("a"), delta("b")])
+    await fail_over.lag()
+    old = await here.append("t", "r", [delta("gone"), delta("gone")])
+    wakes = Wakes()
+    follower = await there.follow("t", old, wakes)
+    await fail_over.happen()
+    for number in range(5):  # by somebody who has not seen what is gone
+        await third.append("t", "s", [delta(str(number))])
+    await wakes.reach(1)
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert caught.value.reason == "ahead"
+    for log in (here, there, third):
+        await log.close()
+
+
+async def test_a_writer_begins_an_epoch_when_what_it_wrote_is_gone(
+    make: Make, fail_over: FailOver
+) -> None:
+    here, there = make(fail_over.url), make(fail_over.url)
+    follower = await here.follow("t", None, nothing)
+    await here.append("t", "r", [started(), MessageStarted(message_id="m")])
+    await fail_over.lag()
+    old = await here.append("t", "r", [delta("gone"), delta("gone")])
+    assert len(follower.read(ALL)) == 4
+    await fail_over.happen()
+    new = await here.append("t", "r", [delta(str(number)) for number in range(5)])
+    assert new.seq == 7
+    assert new.epoch != old.epoch
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert caught.value.reason == "epoch"
+    for log in (here, there):
+        assert (await gap(log, "t", old)).reason == "epoch"
+        assert seqs(await read_all(log, "t")) == list(range(1, 8))
+        position, view = await log.view("t")
+        assert position == new
+        assert list(view.runs["r"].open) == ["m"]
+    for log in (here, there):
         await log.close()
 
 

@@ -22,7 +22,13 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import (
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
@@ -73,8 +79,9 @@ _CONSUMED = 1_024
 _WAKE_KEPT_S = 3_600
 _FOLDS = 256
 """Threads whose fold is kept in the process though nothing happens to them."""
-_TRANSIENT = (RedisConnectionError, RedisTimeoutError)
-"""What may pass: Redis restarts, loads its data, or does not answer in time."""
+_TRANSIENT = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, MasterDownError)
+"""What may pass: Redis restarts, loads its data, does not answer in time, or another becomes the
+master."""
 
 
 class RedisThreadLog(ThreadLog):
@@ -321,10 +328,11 @@ class RedisThreadLog(ThreadLog):
         local = self._local(thread)
         arguments = ["" if fence is None else fence, *self._write(run_id, frames), *more]
         async with local.writing:
-            reply = await self._run(script, thread, self.new_epoch(), *arguments)
+            known = local.known
+            reply = await self._run(script, thread, self.new_epoch(), *known, *arguments)
             if reply[0] == b"GONE" and fence is not None:
                 await self._registry.restore(thread, fence)
-                reply = await self._run(script, thread, self.new_epoch(), *arguments)
+                reply = await self._run(script, thread, self.new_epoch(), *known, *arguments)
             if reply[0] in (b"FENCED", b"GONE"):
                 self.let_go(thread)
                 raise LeaseLost(f"the thread {thread!r} is held by another process")
@@ -436,9 +444,10 @@ class RedisThreadLog(ThreadLog):
                 fold = local.fold
                 if fold.seq <= _number(head):
                     fold.forget({_text(run) for run in runs})
-                if await self._fold_on(local, _number(head)):
-                    return fold, local.epoch
-                local.fold = None
+                    if await self._fold_on(local, _number(head)):
+                        return fold, local.epoch
+                if local.fold is fold:
+                    local.fold = None
         raise LogFailed(f"the log of {local.key!r} in Redis has holes")
 
     def _stored(self, local: _Thread, stored: bytes) -> Fold:
@@ -483,10 +492,12 @@ class RedisThreadLog(ThreadLog):
             if reply[0] == b"GAP":
                 _, reason, now, first, head = reply
                 raise _gap(_text(reason), seq, Bounds(_text(now), _number(first), _number(head)))
-            _, now, first, head, start = reply
+            _, now, first, head, time_ms, start = reply
             self._check_open()
             bounds = Bounds(_text(now), _number(first), _number(head))
             if await self._load(local, bounds, _number(start)):
+                if local.head == bounds.head:
+                    local.time_ms = _number(time_ms)
                 return _number(start)
         raise _gap("trimmed", seq, local.bounds)
 
@@ -496,18 +507,19 @@ class RedisThreadLog(ThreadLog):
         if not local.followers:
             local.begin(start)
         local.trim(bounds)
+        losses = local.losses
         older: list[Entry] = []
         while (missing := start + 1 + len(older)) < local.base:
             found = await self._read(local, missing, local.base - 1)
             if not found or found[0].seq != missing:
                 return False
             older += found
-        if local.epoch != bounds.epoch or local.first > start + 1:
+        if local.losses > losses or local.first > start + 1:
             return False
         local.prepend(older)
         while local.head < bounds.head:
             found = await self._read(local, local.head + 1, bounds.head)
-            if local.epoch != bounds.epoch:
+            if local.losses > losses:
                 return False
             if local.push(found):
                 local.wake()
@@ -517,14 +529,20 @@ class RedisThreadLog(ThreadLog):
 
     async def _check(self, local: _Thread) -> None:
         """See whether a followed log is still the same."""
-        reply = await self._run(lua.CHECK, local.key)
+        known, time_ms = Position(local.epoch, local.head), local.time_ms
+        reply = await self._run(lua.CHECK, local.key, known.seq)
         if not reply:
             local.in_epoch("")
             return
-        epoch, first, head = reply
+        epoch, *numbers = reply
+        first, head, logged_ms = map(_number, numbers)
         local.in_epoch(_text(epoch))
-        local.trim(Bounds(_text(epoch), _number(first), local.head))
-        local.behind = local.head < _number(head)
+        if local.epoch != known.epoch:
+            return
+        if head < known.seq or 0 < time_ms != logged_ms > 0:
+            local.go_back(head)
+        local.trim(Bounds(local.epoch, first, local.head))
+        local.behind = local.head < head
 
     # -- the limit of all threads -----------------------------------------------------------
 
@@ -573,9 +591,10 @@ class _Thread:
     """What a process holds of a thread.
 
     The entries `base` to `head` are those that its followers have yet to read, and some more;
-    `first` is the first that they may see. `hidden`: bytes and number of the entries that they may
-    not see, and that no stored fold covers. `writer`: this process writes to it, so that nobody
-    else has to be listened to.
+    `first` is the first that they may see; `time_ms` is when the last was logged, if that is known;
+    `losses` counts how often something of the log was lost. `hidden`: bytes and number of the
+    entries that they may not see, and that no stored fold covers. `writer`: this process writes to
+    it, so that nobody else has to be listened to.
     """
 
     def __init__(self, key: str, stream: str) -> None:
@@ -585,6 +604,8 @@ class _Thread:
         self.first = 1
         self.base = 1
         self.head = 0
+        self.time_ms = 0
+        self.losses = 0
         self.size = 0
         self.entries: dict[int, Entry] = {}
         self.followers: dict[_Follower, Callable[[], None]] = {}
@@ -618,15 +639,31 @@ class _Thread:
         if epoch == self.epoch:
             return
         lost = self.epoch != ""
+        self.losses += 1
         self.epoch, self.fold, self.first = epoch, None, 1
         if lost or self.head:
             self.let_go()
             self.begin(0)
             self.wake()
 
+    @property
+    def known(self) -> Position:
+        """How far this process has seen the log."""
+        seen = self.head if self.followers else 0
+        return Position(self.epoch, max(seen, self.fold.seq if self.fold else 0))
+
+    def go_back(self, head: int) -> None:
+        """Take note that entries are gone that were seen: nobody goes on from these."""
+        self.losses += 1
+        self.fold = None
+        self.begin(head)
+        for follower in self.followers:
+            follower.is_ahead = True
+        self.wake()
+
     def begin(self, start: int) -> None:
         self.entries.clear()
-        self.size = 0
+        self.size = self.time_ms = 0
         self.base, self.head, self.behind, self.corrupt = start + 1, start, False, False
 
     def let_go(self) -> None:
@@ -644,7 +681,7 @@ class _Thread:
             if entry.seq != self.head + 1:
                 self.behind = True
                 return entry is not news[0]
-            self.head = entry.seq
+            self.head, self.time_ms = entry.seq, entry.time_ms
             self.entries[entry.seq] = entry
             self.size += _size(entry)
         if len(self.entries) > _CONSUMED * 2 and not self.loading.locked():
@@ -698,13 +735,14 @@ class _Thread:
 
 
 class _Follower:
-    """A cursor over the log of one thread."""
+    """A cursor over the log of one thread; `is_ahead`: it has seen entries that are gone."""
 
     def __init__(self, thread: _Thread, seq: int, settle: Callable[[_Thread], None]) -> None:
         self._thread = thread
         self._seq = seq
         self._epoch = thread.epoch
         self._settle = settle
+        self.is_ahead = False
 
     @property
     def position(self) -> Position:
@@ -721,6 +759,8 @@ class _Follower:
         thread = self._thread
         if thread.epoch != self._epoch:
             raise _gap("epoch", self._seq, thread.bounds)
+        if self.is_ahead:
+            raise _gap("ahead", self._seq, thread.bounds)
         start = self._seq + 1
         if start < thread.first or thread.corrupt:
             raise _gap("trimmed", self._seq, thread.bounds)
@@ -803,6 +843,9 @@ class _Server:
                 pause = next(pauses, pause)
                 if loop.time() + pause > deadline:
                     raise LogFailed(f"Redis is away: {error}") from error
+                if isinstance(error, ResponseError):  # its address may lead to another by now
+                    pool = self._redis.connection_pool
+                    await pool.disconnect(inuse_connections=False)
                 await asyncio.sleep(pause)
             except RedisError as error:
                 raise LogFailed(f"Redis refused: {error}") from error
@@ -907,14 +950,17 @@ class _Reader:
         try:
             while not self._closed and self._followed():
                 try:
-                    await self._read_once(redis)
                     if loop.time() - checked >= _BLOCK_S:
                         await self._check_all()
                         checked = loop.time()
+                    await self._read_once(redis)
                 except (RedisError, LogFailed) as error:
                     if not self._closed:
                         logger.warning("the log in Redis cannot be read: %s", error)
                         await asyncio.sleep(_PAUSES_S[-1])
+                    # Another Redis may answer next, with less in it.
+                    await redis.aclose()
+                    redis, checked = self._server.blocking(_BLOCK_S), float("-inf")
                 except Exception:
                     logger.exception("what was read from Redis could not be shown")
                     await asyncio.sleep(_PAUSES_S[-1])
@@ -956,7 +1002,10 @@ class _Reader:
             self._show(thread, found)
         else:
             await self._check(thread)
-            thread.corrupt = thread.epoch == after.epoch
+            if thread.epoch == after.epoch:
+                logger.error("the log of %r is corrupt: it has entries of another", thread.key)
+                thread.corrupt = True
+                thread.wake()
 
     def _show(self, thread: _Thread, found: Sequence[Any]) -> None:
         try:

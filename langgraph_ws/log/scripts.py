@@ -114,9 +114,16 @@ local function find(list, name)
   for _, run in ipairs(list) do if run.i == name then return run end end
 end
 
+local function entry_at(seq) return redis.call('XRANGE', LOG, id(seq), id(seq))[1] end
+
 local function size_of(seq)
-  local found = redis.call('XRANGE', LOG, id(seq), id(seq))
-  return found[1] and ENTRY_BYTES + #found[1][2][6] or 0
+  local found = entry_at(seq)
+  return found and ENTRY_BYTES + #found[2][6] or 0
+end
+
+local function time_of(seq)
+  local found = entry_at(seq)
+  return found and found[2][4] or '0'
 end
 
 local function hide(upto)
@@ -166,9 +173,11 @@ end
 """
 
 _APPEND = """
--- ARGV of a write: epoch if there is none yet, fence or nothing, run, token, the kind of each frame
--- (d, t: terminal, e: the end), the frames, and what else the script is given
-local FENCE, RUN, TOKEN, KINDS, MORE = ARGV[7], ARGV[8], ARGV[9], ARGV[10], 10 + #ARGV[10]
+-- ARGV of a write: epoch if a new one begins, epoch and seq that the writer knows of, fence or
+-- nothing, run, token, the kind of each frame (d, t: terminal, e: the end), the frames, and what
+-- else the script is given
+local KNOWN, FENCE, RUN, TOKEN, KINDS = tonumber(ARGV[8]), ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local FRAMES, MORE = 12, 12 + #KINDS
 
 local function fenced()
   if FENCE == '' then return nil end
@@ -177,7 +186,25 @@ local function fenced()
   if fence ~= FENCE then return {'FENCED'} end
 end
 
-local function write(run, token, kinds, from)
+-- Begin an epoch with the entries that there are: a replica that lagged has become the master, and
+-- others have seen entries that are gone.
+local function renew(epoch)
+  local entries = redis.call('XRANGE', LOG, '-', '+')
+  redis.call('DEL', LOG)
+  m.e, m.stamp = epoch, stamp(epoch)
+  redis.call('HSET', META, 'e', epoch)
+  for _, entry in ipairs(entries) do
+    redis.call('XADD', LOG, id(tonumber(entry[1]:match('^%d+'))), unpack(entry[2]))
+  end
+end
+
+local function open()
+  if not load() then create(ARGV[6]) end
+  if ARGV[7] == m.e and KNOWN > m.s then renew(ARGV[6]) end
+  expire()
+end
+
+local function write(run, token, kinds)
   local key = 'k:' .. run
   local seq, time = (redis.call('HGET', META, key) or ''):match('^' .. token .. ' (%d+) (%d+)$')
   if seq then return {seq, time} end  -- the reply to it was lost
@@ -191,7 +218,7 @@ local function write(run, token, kinds, from)
     end
   end
   for n = 1, #kinds do
-    local frame, kind = ARGV[from + n], kinds:sub(n, n)
+    local frame, kind = ARGV[FRAMES + n], kinds:sub(n, n)
     m.s = m.s + 1
     m.b = m.b + ENTRY_BYTES + #frame
     redis.call('XADD', LOG, id(m.s), 'r', run, 't', text(now), 'd', frame)
@@ -223,9 +250,8 @@ local function written(last) return {'OK', m.e, last[1], last[2], m.s, m.fs, m.b
 
 local function write_all()
   if KINDS == '' then return {'OK'} end
-  if not load() then create(ARGV[6]) end
-  expire()
-  return written(write(RUN, TOKEN, KINDS, 10))
+  open()
+  return written(write(RUN, TOKEN, KINDS))
 end
 """
 
@@ -252,7 +278,7 @@ if after > 0 then
 end
 if after + 1 < m.fs then return gap('trimmed') end
 if ARGV[9] == '1' and after > 0 then
-  local entry, list, run = redis.call('XRANGE', LOG, id(after), id(after))[1], runs(), nil
+  local entry, list, run = entry_at(after), runs(), nil
   if entry then run = find(list, entry[2][2]) end
   for _, other in ipairs(list) do
     if not run and other.a <= after and (other.e == 0 or other.e >= after) then run = other end
@@ -260,7 +286,7 @@ if ARGV[9] == '1' and after > 0 then
   if run and not (run.e > 0 and run.e <= after) then start = run.a - 1 end
 end
 if start + 1 < m.fs or (m.s > start and size_of(start + 1) == 0) then return gap('trimmed') end
-return {'OK', m.e, m.fs, m.s, start}
+return {'OK', m.e, m.fs, m.s, time_of(m.s), start}
 """
 )
 
@@ -337,10 +363,11 @@ return m.b
 CHECK = (
     _PRELUDE
     + """
--- a thread that is followed stays -> epoch, first, head
+-- ARGV: the head that the reader knows; a thread that is followed stays -> epoch, first, head, time
+-- of the entry at the head that the reader knows
 if not load() then return {} end
 if redis.call('PTTL', META) < FINISHED then redis.call('PEXPIRE', META, FINISHED + 60000) end
-return {m.e, m.fs, m.s}
+return {m.e, m.fs, m.s, time_of(tonumber(ARGV[6]))}
 """
 )
 
@@ -414,8 +441,8 @@ for _, other in ipairs(redis.call('LRANGE', QUEUE, 0, -1)) do
   if own('s:' .. other) then
     redis.call('LREM', QUEUE, 1, other)
     over(other)
-    if not load() then create(ARGV[6]) end
-    write(other:match('[^/]*$'), TOKEN, KINDS, 10)
+    open()
+    write(other:match('[^/]*$'), TOKEN, KINDS)
   end
 end
 redis.call('LPUSH', QUEUE, run)
