@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -127,6 +128,7 @@ class RedisRegistry(Registry):
         self._keeper: Keeper | None = None
         self._bell = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._guard: asyncio.Task[None] | None = None
         self._closed = False
 
     async def start(self, keeper: Keeper) -> None:
@@ -134,6 +136,7 @@ class RedisRegistry(Registry):
         self._keeper = keeper
         await self._store.listen(self._hear)
         self._task = asyncio.create_task(self._tend(), name="redis registry")
+        self._guard = asyncio.create_task(self._watch_deadlines(), name="redis leases")
 
     async def close(self) -> None:
         """Let go of every lease."""
@@ -150,6 +153,10 @@ class RedisRegistry(Registry):
         for lease in list(self._held.values()):
             with contextlib.suppress(LogFailed):
                 await self.release(lease)
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.wait({self._guard})
+            self._guard = None
 
     async def admit(self, ticket: Ticket, how: Admission, limit: int) -> Admitted:
         """Make a run live: the active one of its thread if there is none, or one that waits."""
@@ -352,7 +359,6 @@ class RedisRegistry(Registry):
                 logger.warning("leases cannot be looked after: %s", error)
             except Exception:
                 logger.exception("leases cannot be looked after")
-            self._lose_what_ended()
             if self._closed:
                 return
             with contextlib.suppress(TimeoutError):
@@ -382,10 +388,15 @@ class RedisRegistry(Registry):
         else:
             self._lose(lease)
 
-    def _lose_what_ended(self) -> None:
-        for lease in list(self._held.values()):
-            if not lease.is_held:
-                self._lose(lease)
+    async def _watch_deadlines(self) -> None:
+        """Lose what could not be renewed in time, whatever the renewing waits for."""
+        tick = self._lease_s / _TICKS
+        while True:
+            for lease in list(self._held.values()):
+                if not lease.is_held:
+                    self._lose(lease)
+            ends = min((lease.deadline for lease in self._held.values()), default=math.inf)
+            await asyncio.sleep(min(tick, ends - _now()))
 
     async def _claim_all(self) -> None:
         """Take over the runs whose lease has ended."""
