@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from langgraph_ws.errors import LeaseLost, LogFailed
+from langgraph_ws.errors import GapError, LeaseLost, LogFailed
 from langgraph_ws.frames import Frame, RunFinished
-from langgraph_ws.log import ThreadLog
+from langgraph_ws.log import Position, ThreadLog
+from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.log.redis import RedisThreadLog
 from langgraph_ws.log.registry import Admission, Admitted, Lease, Registry, Standing, Ticket, Where
-from tests.log_suite import delta, frames_of, read_all, seqs, started
+from tests.log_suite import ALL, Wakes, delta, frames_of, read_all, seqs, started
 from tests.servers import RedisServer, redis_server
 
 END: list[Frame] = [RunFinished(status="completed")]
@@ -171,6 +172,8 @@ async def test_finishing_logs_the_end_and_activates_the_next(make: Make) -> None
     assert second.ticket.run_id == "b"
     assert second.ticket.work == "b"
     assert second.ticket.thread_id == "id t"
+    with pytest.raises(LeaseLost):
+        await log.append("t", "a", [delta()], fence=first.fence)
     await log.append("t", "b", [started("b")], fence=second.fence)
     assert await registry.finish(second, END, interrupted=False) is None
     assert await registry.live("t") == ()
@@ -179,7 +182,7 @@ async def test_finishing_logs_the_end_and_activates_the_next(make: Make) -> None
     with pytest.raises(LeaseLost):
         await log.append("t", "b", [delta()], fence=second.fence)
     third = await lease_of(registry, "c")
-    assert third.fence > second.fence
+    assert third.fence > second.fence > first.fence
     with pytest.raises(LeaseLost):
         await registry.finish(second, END, interrupted=False)
     assert await registry.finish(third, (), interrupted=None) is None
@@ -349,6 +352,26 @@ class TestShared:
         assert not lease.is_held
         assert asyncio.get_running_loop().time() - began < 1.1
 
+    async def test_who_waits_for_renewals_stops_before_the_lease_ends(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keeper = Keeper()
+        registry = await begin(log := make(), keeper)
+        leases = [await lease_of(registry, str(number), f"t{number}") for number in range(20)]
+        began, go_on = asyncio.get_running_loop().time(), asyncio.Event()
+        run = log._server.run  # type: ignore[attr-defined]
+
+        async def hang(script: str, *given: Any) -> Any:
+            if script == lua.RENEW:
+                await go_on.wait()
+            return await run(script, *given)
+
+        monkeypatch.setattr(log._server, "run", hang)  # type: ignore[attr-defined]
+        await keeper.until(lambda: len(keeper.lost) == 20)
+        assert asyncio.get_running_loop().time() - began < 1.0
+        assert not any(lease.is_held for lease in leases)
+        go_on.set()
+
     async def test_a_graph_that_is_not_served_here_is_left_to_others(self, make: Make) -> None:
         registry = await begin(make())
         lease = await lease_of(registry, "a")
@@ -381,6 +404,36 @@ class TestShared:
         assert await registry.finish(lease, END, interrupted=False) is None
         assert seqs(await read_all(other, "t", new)) == [new.seq + 1]
         assert keeper.lost == []
+
+    async def test_a_wiped_redis_is_told_though_somebody_follows_the_thread(
+        self, make: Make, server: RedisServer
+    ) -> None:
+        log, other = make(), make()
+        registry = await begin(log)
+        lease = await lease_of(registry, "a")
+        await log.append("t", "a", [started("a"), delta()], fence=lease.fence)
+        async with Redis.from_url(server.url) as redis:
+            await redis.flushall()
+        wakes = Wakes()
+        follower = await other.follow("t", None, wakes)
+        new = await log.append("t", "a", [delta()], fence=lease.fence)
+        assert (await other.view("t"))[1].runs["a"].started == started("a")
+        assert seqs(await read_all(other, "t", Position(new.epoch, new.seq - 1))) == [new.seq]
+        await wakes.reach(1)
+        with pytest.raises(GapError):
+            follower.read(ALL)
+
+    async def test_a_fence_is_not_used_again_in_a_redis_that_was_wiped(
+        self, make: Make, server: RedisServer
+    ) -> None:
+        log, other = make(), make()
+        lease = await lease_of(await begin(log), "a")
+        async with Redis.from_url(server.url) as redis:
+            await redis.flushall()
+        new = await lease_of(await begin(other), "b")
+        assert new.fence > lease.fence
+        with pytest.raises(LeaseLost):
+            await log.append("t", "a", [delta()], fence=lease.fence)
 
     async def test_corrupt_runs_are_told(self, make: Make, server: RedisServer) -> None:
         registry = await begin(log := make())

@@ -1,8 +1,8 @@
 """The log of a thread: where runs write frames and connections read them.
 
 A position is `(epoch, seq)`. `seq` counts the entries of a thread 1, 2, 3… without holes; the
-epoch changes only when the log of the thread, or its end, was lost. Entries keep their position, ids and time
-for ever: every replay shows the same.
+epoch changes only when the log of the thread, or its end, was lost. Entries keep their position,
+ids and time for ever: every replay shows the same.
 
 Resume is all or nothing: the epoch must be equal, the position not ahead of the head, and the next
 entry still held; otherwise `GapError`, and the reader starts again from a snapshot.

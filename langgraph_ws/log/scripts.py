@@ -383,6 +383,11 @@ local function hold(thread, owner, lease)
   keep()
 end
 
+-- A new fence: none is used twice, though Redis was wiped between.
+local function bump()
+  redis.call('HSET', OWN, 'f', text(math.max(tonumber(own('f') or '0') + 1, now)))
+end
+
 local function activate(run)
   redis.call('HSET', OWN, 'act', run)
   redis.call('HINCRBY', OWN, 'a:' .. run, 1)
@@ -427,7 +432,7 @@ if active and redis.call('LLEN', QUEUE) >= limit then return {'FULL'} end
 redis.call('HSET', OWN, 'w:' .. run, work, 'i:' .. run, told, 'g:' .. run, graph,
   'k:' .. run, TOKEN)
 if not active then
-  redis.call('HINCRBY', OWN, 'f', 1)
+  bump()
   activate(run)
   hold(thread, owner, lease)
   return {'MINE', leased(run)}
@@ -471,6 +476,7 @@ if own('fin') ~= TOKEN then
   over(run)
   if interrupted == '1' then redis.call('HSET', OWN, 'int', '1') end
   if interrupted == '0' then redis.call('HDEL', OWN, 'int') end
+  bump()
   local following = redis.call('LINDEX', QUEUE, 0)
   if following and (not own('int') or own('s:' .. following)) then
     redis.call('LPOP', QUEUE)
@@ -479,7 +485,6 @@ if own('fin') ~= TOKEN then
   else
     redis.call('HDEL', OWN, 'act', 'o', 'lx', 'rel')
     redis.call('ZREM', LEASES, thread)
-    redis.call('HINCRBY', OWN, 'f', 1)
   end
 end
 local active = own('act')
@@ -524,7 +529,7 @@ RELEASE = (
     + """
 -- ARGV: thread, fence
 if own('f') ~= ARGV[7] or not own('act') then return 0 end
-redis.call('HINCRBY', OWN, 'f', 1)
+bump()
 redis.call('HSET', OWN, 'o', '', 'lx', '0', 'rel', '1')
 redis.call('ZADD', LEASES, 0, ARGV[6])
 return 1
@@ -550,7 +555,7 @@ end
 local served = false
 for n = 11, #ARGV do served = served or ARGV[n] == own('g:' .. active) end
 if not served then return {'HELD'} end
-redis.call('HINCRBY', OWN, 'f', 1)
+bump()
 redis.call('HSET', OWN, 'c:' .. active, crashes, 'k:' .. active, call)
 activate(active)
 hold(thread, owner, lease)
@@ -595,8 +600,8 @@ if own('f') then return own('f') == ARGV[8] and own('o') == ARGV[7] and 1 or 0 e
 redis.call('HSET', OWN, 'f', ARGV[8], 'act', run, 'w:' .. run, ARGV[11], 'i:' .. run, ARGV[12],
   'g:' .. run, ARGV[13], 'a:' .. run, ARGV[14], 'c:' .. run, ARGV[15])
 if ARGV[16] ~= '' then redis.call('HSET', OWN, 's:' .. run, ARGV[16]) end
-if not load() and ARGV[18] ~= '' then
-  create(ARGV[17])
+if (not load() or m.s == 0) and ARGV[18] ~= '' then
+  create(m.e or ARGV[17])  -- somebody may follow it already
   redis.call('HSET', META, 's', '1', 'fs', '2', 'fd', '1')
   redis.call('SET', FOLD, ARGV[18])
   m.s = 1
