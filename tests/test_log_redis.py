@@ -276,6 +276,20 @@ async def test_keys_of_a_thread_share_a_slot_and_go_by_themselves(make: Make) ->
             assert 0 < await redis.pttl(key) <= 62_000
 
 
+async def test_all_that_is_known_of_a_followed_thread_stays(make: Make) -> None:
+    log = make(retention=Retention(finished_s=1, result_s=2))
+    await log.append("t", "r", whole_run("r"))
+    await log.append("t", "s", [started("s")])
+    await log.follow("t", None, nothing)
+    found = await keys(log, "*:t:*")
+    assert {key.rpartition(":")[2] for key in found} == {"meta", "log", "results", "fold"}
+    async with Redis.from_url(_url) as redis:
+        for key in found:
+            await redis.pexpire(key, 10_000)
+        await log._check(log._threads["t"])
+        assert min([await redis.pttl(key) for key in found]) > 60_000
+
+
 # --- what goes wrong --------------------------------------------------------------------------
 
 

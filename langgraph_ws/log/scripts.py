@@ -17,7 +17,8 @@ are milliseconds, bytes and entry numbers; frames are JSON that no script looks 
                   `act` the active run, and of each live run `<r>`: `w:<r>` what it takes to
                   carry it out, `i:<r>` thread id and graph as JSON, `g:<r>` its graph, `a:<r>`
                   its attempt, `c:<r>` its crashes, `s:<r>` the run that it supersedes, `x:<r>`
-                  set when it is to stop, `k:<r>` the call that admitted it
+                  set when it is to stop, `k:<r>` the call that admitted it, `u:<r>` since when
+                  it is known that somebody cannot carry it out
 `QUEUE`   list    the runs that wait
 `VIEWERS` zset    the processes whose clients follow the thread, by until when that is known
 `LEASES`  zset    the threads of the slot that are held, by when their lease ends
@@ -40,6 +41,7 @@ __all__ = [
     "DROP",
     "FINISH",
     "FOLLOW",
+    "LEAVE",
     "LIVE",
     "LOOK",
     "RELEASE",
@@ -366,7 +368,11 @@ CHECK = (
 -- ARGV: the head that the reader knows; a thread that is followed stays -> epoch, first, head, time
 -- of the entry at the head that the reader knows
 if not load() then return {} end
-if redis.call('PTTL', META) < FINISHED then redis.call('PEXPIRE', META, FINISHED + 60000) end
+for n = 1, 6 do
+  if redis.call('PTTL', KEYS[n]) < FINISHED + 60000 then
+    redis.call('PEXPIRE', KEYS[n], FINISHED + 90000)
+  end
+end
 return {m.e, m.fs, m.s, time_of(tonumber(ARGV[6]))}
 """
 )
@@ -399,7 +405,7 @@ local function leased(run)
 end
 
 local function over(run)
-  for _, field in ipairs({'w:', 'i:', 'g:', 'a:', 'c:', 's:', 'x:', 'k:'}) do
+  for _, field in ipairs({'w:', 'i:', 'g:', 'a:', 'c:', 's:', 'x:', 'k:', 'u:'}) do
     redis.call('HDEL', OWN, field .. run)
   end
 end
@@ -560,6 +566,23 @@ redis.call('HSET', OWN, 'c:' .. active, crashes, 'k:' .. active, call)
 activate(active)
 hold(thread, owner, lease)
 return {'MINE', leased(active)}
+"""
+)
+
+LEAVE = (
+    _PRELUDE
+    + _LIVE
+    + """
+-- ARGV: thread, fence, patience -> whether others have had the time to carry out the active run
+local run = own('act')
+if own('f') ~= ARGV[7] or not run then return 0 end
+redis.call('HSETNX', OWN, 'u:' .. run, text(now))
+if tonumber(own('u:' .. run)) + tonumber(ARGV[8]) <= now then return 1 end
+bump()
+redis.call('HINCRBY', OWN, 'a:' .. run, -1)
+redis.call('HSET', OWN, 'o', '', 'lx', '0', 'rel', '1')
+redis.call('ZADD', LEASES, 0, ARGV[6])
+return 0
 """
 )
 
