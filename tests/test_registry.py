@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
+from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
 
 from langgraph_ws.errors import GapError, LeaseLost, LogFailed
-from langgraph_ws.frames import Frame, RunFinished
-from langgraph_ws.log import Position, ThreadLog
+from langgraph_ws.frames import Frame, MessageFinished, MessageStarted, RunFailed, RunFinished
+from langgraph_ws.log import Position, Retention, ThreadLog, redis_registry
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.log.redis import RedisThreadLog
@@ -64,6 +65,21 @@ class Keeper:
             while not true():
                 self.told.clear()
                 await self.told.wait()
+
+
+@dataclass
+class Strange(Keeper):
+    """Cannot read what it takes to carry out some runs, or (None) any."""
+
+    unread: Sequence[str] | None = None
+    asked: int = 0
+
+    def decode(self, data: bytes) -> Any:
+        self.asked += 1
+        self.told.set()
+        if self.unread is None or data.decode() in self.unread:
+            raise ValueError("of another version")
+        return super().decode(data)
 
 
 @pytest.fixture(scope="module")
@@ -385,6 +401,76 @@ class TestShared:
         await keeper.until(lambda: bool(keeper.taken))
         assert lease.ticket.graph == "g"
 
+    async def test_runs_that_can_be_served_do_not_wait_behind_others(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_registry, "_CLAIMED", 4)
+        registry = await begin(make())
+        shard = crc32(b"t") % 16
+        threads = [f"t{n}" for n in range(500) if crc32(f"t{n}".encode()) % 16 == shard]
+        for number, thread in enumerate(threads):
+            other = replace(ticket(f"r{number}", thread), graph="other")
+            assert (await registry.admit(other, "reject", 0)).lease is not None
+        await lease_of(registry, "a")
+        await die(registry)
+        keeper = Keeper()
+        await begin(make(), keeper)
+        await keeper.until(lambda: bool(keeper.taken))
+        assert [lease.ticket.run_id for lease in keeper.taken] == ["a"]
+
+    async def test_a_run_that_cannot_be_read_is_left_to_others(self, make: Make) -> None:
+        registry = await begin(make())
+        await lease_of(registry, "a")
+        await admit(registry, "b")
+        await die(registry)
+        strange, keeper = Strange(), Keeper()
+        await begin(make(), strange)
+        await strange.until(lambda: strange.asked > 0)
+        await begin(log := make(), keeper)
+        await keeper.until(lambda: bool(keeper.taken))
+        [taken] = keeper.taken
+        assert (taken.ticket, taken.attempt, taken.crashes) == (ticket("a"), 2, 1)
+        assert strange.taken == []
+        assert await read_all(log, "t") == []
+
+    async def test_a_run_that_nobody_can_read_is_lost(self, make: Make) -> None:
+        registry = await begin(log := make(lease=0.5))
+        lease = await lease_of(registry, "a")
+        await admit(registry, "b")
+        await log.append(
+            "t", "a", [started("a"), MessageStarted(message_id="m")], fence=lease.fence
+        )
+        await die(registry)
+        strange = Strange(unread=["a"])
+        began = asyncio.get_running_loop().time()
+        await begin(make(lease=0.5), strange)
+        await strange.until(lambda: bool(strange.taken))
+        assert asyncio.get_running_loop().time() - began > 2.5
+        [taken] = strange.taken
+        assert taken.ticket == ticket("b")
+        *_, message, failed, finished = frames_of(await read_all(log, "t"))
+        assert message == MessageFinished(message_id="m", status="failed")
+        assert isinstance(failed, RunFailed)
+        assert (failed.code, failed.retryable) == ("lost", False)
+        assert finished == RunFinished(status="lost")
+
+    async def test_a_queued_run_that_cannot_be_read_hurts_no_other(self, make: Make) -> None:
+        strange, keeper = Strange(unread=["b"]), Keeper()
+        registry = await begin(make(), strange)
+        lease = await lease_of(registry, "a")
+        await admit(registry, "b")
+        assert await registry.finish(lease, END, interrupted=False) is None
+        await begin(make(), keeper)
+        await keeper.until(lambda: bool(keeper.taken))
+        [taken] = keeper.taken
+        assert (taken.ticket, taken.attempt, taken.crashes) == (ticket("b"), 1, 0)
+
+    async def test_a_long_run_is_found_all_the_time(self, make: Make) -> None:
+        registry = await begin(make(retention=Retention(finished_s=1, result_s=1)))
+        await lease_of(registry, "a")
+        await asyncio.sleep(1.5)
+        assert await registry.where("me/a") == Where("t", "id t")
+
     async def test_a_wiped_redis_is_told_what_is_carried(
         self, make: Make, server: RedisServer
     ) -> None:
@@ -449,11 +535,11 @@ class TestShared:
 
     async def test_owners_that_race_leave_a_log_without_hole_or_double(self, make: Make) -> None:
         chance = random.Random(3)
-        first = make(lease=0.1)
+        first = make(lease=0.5)
         registry = await begin(first)
         await lease_of(registry, "a")
         await die(registry)
-        logs = [make(lease=0.1) for _ in range(8)]
+        logs = [make(lease=0.5) for _ in range(8)]
         done = asyncio.Event()
 
         async def race(log: ThreadLog) -> None:
