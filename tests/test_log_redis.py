@@ -25,7 +25,8 @@ from langgraph_ws.frames import (
     Source,
     Sources,
 )
-from langgraph_ws.log import Position, Retention, ThreadLog
+from langgraph_ws.log import Bounds, Position, Retention, ThreadLog
+from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.redis import RedisThreadLog
 from tests.log_suite import (
@@ -623,6 +624,44 @@ async def test_a_script_error_is_no_reason_to_try_again(make: Make) -> None:
 def test_wrong_arguments_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         RedisThreadLog(**({"url": _url} | options))
+
+
+async def test_what_cannot_be_dropped_now_is_dropped_later(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make(retention=Retention(total_bytes=50_000))
+    big = delta("x" * 30_000)
+    await log.append("a", "r", whole_run("r", big))
+    run = log._run
+
+    async def fail(script: str, *given: Any) -> Any:
+        if script == lua.DROP:
+            raise LogFailed("Redis is away")
+        return await run(script, *given)
+
+    monkeypatch.setattr(log, "_run", fail)
+    assert (await log.append("b", "r", [started(), big])).seq == 2
+    assert not log.has_room()
+    monkeypatch.undo()
+    await log.append("b", "r", [delta()])
+    assert log.has_room()
+    assert await log.bounds("a") == Bounds((await log.bounds("a")).epoch, 5, 4)
+
+
+async def test_runs_that_are_out_of_time_take_no_room(make: Make) -> None:
+    clock = Clock()
+    log = make(retention=Retention(finished_s=10), clock=clock)
+    big = delta("x" * 30_000)
+    await log.append("a", "r", [started(), big])
+    await log.append("b", "r", whole_run("r", big))
+    assert log._written.total > 60_000
+    clock.advance(20)
+    await log.append("c", "r", [started()])
+    assert 30_000 < log._written.total < 31_000
+    await log.append("a", "r", ending())
+    clock.advance(20)
+    await log.append("c", "r", [delta()])
+    assert log._written.total < 1_000
 
 
 async def test_a_wake_that_raises_hurts_nobody(

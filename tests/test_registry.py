@@ -471,6 +471,20 @@ class TestShared:
         await asyncio.sleep(1.5)
         assert await registry.where("me/a") == Where("t", "id t")
 
+    async def test_what_is_let_go_of_takes_no_room(self, make: Make) -> None:
+        log = make(retention=Retention(total_bytes=50_000))
+        registry = await begin(log, Keeper(names=()))
+        for number in range(2):
+            lease = await lease_of(registry, str(number), f"t{number}")
+            big = delta("x" * 60_000)
+            await log.append(f"t{number}", str(number), [big], fence=lease.fence)
+            assert not log.has_room()
+            if number == 0:
+                await registry.release(lease)
+            else:
+                registry._lose(lease)  # type: ignore[attr-defined]
+            assert log.has_room()
+
     async def test_a_wiped_redis_is_told_what_is_carried(
         self, make: Make, server: RedisServer
     ) -> None:

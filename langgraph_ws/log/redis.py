@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -150,8 +150,7 @@ class RedisThreadLog(ThreadLog):
         )
         self._threads: OrderedDict[str, _Thread] = OrderedDict()
         self._crowd = _FOLDS
-        self._written: dict[str, int] = {}  # bytes of the threads that this process wrote to
-        self._ended: deque[tuple[float, str, str]] = deque()  # when, thread, run; oldest first
+        self._written = _Written()
         self._no_epoch = new_epoch((clock or time.time)())
         self._closed = False
 
@@ -239,7 +238,7 @@ class RedisThreadLog(ThreadLog):
 
     def has_room(self) -> bool:
         """Whether new runs may begin (False: the limit of all threads is used up)."""
-        return not self._closed and self._total < self._retention.total_bytes
+        return not self._closed and self._written.total < self._retention.total_bytes
 
     def size(self) -> LogSize:
         """How much is held in this process."""
@@ -298,6 +297,7 @@ class RedisThreadLog(ThreadLog):
 
     def let_go(self, thread: str) -> None:
         """The thread is written elsewhere from now on."""
+        self._written.forget(thread)
         local = self._threads.get(thread)
         if local is not None and local.writer:
             local.writer = False
@@ -338,7 +338,7 @@ class RedisThreadLog(ThreadLog):
                 raise LeaseLost(f"the thread {thread!r} is held by another process")
             if reply[0] != b"OK" or not frames:
                 return Position("", 0), reply[1:] if reply[0] == b"OK" else reply
-            written = _Written.of(reply[1:9])
+            written = _Reply.of(reply[1:9])
             position = self._wrote(local, run_id, frames, written)
             await self._settle(local)
         await self._fit()
@@ -390,7 +390,7 @@ class RedisThreadLog(ThreadLog):
             thread.let_go()
 
     def _wrote(
-        self, local: _Thread, run_id: str, frames: Sequence[Frame], written: _Written
+        self, local: _Thread, run_id: str, frames: Sequence[Frame], written: _Reply
     ) -> Position:
         """Show followers what was written, and fold it in."""
         local.in_epoch(written.epoch)
@@ -407,10 +407,8 @@ class RedisThreadLog(ThreadLog):
             local.wake()
         if local.followers and (not local.writer or local.head < written.head):
             self._reader.add(local)
-        self._written[local.key] = written.bytes
-        if not local.writer:
-            ended = written.time_ms / 1000
-            self._ended.append((ended, local.key, run_id))
+        ended = None if local.writer else written.time_ms / 1000
+        self._written.note(local.key, written.bytes, run_id, ended)
         local.hidden = written.hidden, written.first - 1 - written.folded
         return Position(written.epoch, written.last)
 
@@ -431,12 +429,15 @@ class RedisThreadLog(ThreadLog):
         """The fold of a thread as it is now, and its epoch."""
         async with local.folding:
             for _ in range(_TRIES):
-                known = (local.epoch, local.fold.seq) if local.fold else ("", 0)
+                known = Position(local.epoch, local.fold.seq) if local.fold else Position("", 0)
                 reply = await self._run(lua.VIEW, local.key, *known)
                 if not reply:
                     return Fold(self._retention.thread_bytes), self._no_epoch
                 epoch, head, runs, stored = reply
                 local.in_epoch(_text(epoch))
+                if known.epoch == local.epoch and known.seq > _number(head):
+                    local.fold = None
+                    continue
                 if stored:
                     local.fold = self._stored(local, stored)
                 if local.fold is None:
@@ -444,10 +445,9 @@ class RedisThreadLog(ThreadLog):
                 fold = local.fold
                 if fold.seq <= _number(head):
                     fold.forget({_text(run) for run in runs})
-                    if await self._fold_on(local, _number(head)):
-                        return fold, local.epoch
-                if local.fold is fold:
-                    local.fold = None
+                if await self._fold_on(local, _number(head)):
+                    return fold, local.epoch
+                local.fold = None
         raise LogFailed(f"the log of {local.key!r} in Redis has holes")
 
     def _stored(self, local: _Thread, stored: bytes) -> Fold:
@@ -544,32 +544,78 @@ class RedisThreadLog(ThreadLog):
         local.trim(Bounds(local.epoch, first, local.head))
         local.behind = local.head < head
 
-    # -- the limit of all threads -----------------------------------------------------------
-
-    @property
-    def _total(self) -> int:
-        return sum(self._written.values())
-
     async def _fit(self) -> None:
         """Drop what is over the limit of all threads, oldest end first."""
-        gone = (self._clock or time.time)() - self._retention.finished_s
-        while self._ended and (
-            self._ended[0][0] <= gone or self._total >= self._retention.total_bytes
-        ):
-            ended, key, run_id = self._ended.popleft()
-            if ended > gone:
-                self._written[key] = _number(await self._run(lua.DROP, key, run_id))
-            elif not any(thread == key for _, thread, _ in self._ended):
-                self._forget_written(key)
+        written = self._written
+        written.expire((self._clock or time.time)() - self._retention.finished_s)
+        while written.ended and written.total >= self._retention.total_bytes:
+            _, key, run_id = written.ended[0]
+            try:
+                left = _number(await self._run(lua.DROP, key, run_id))
+            except LogFailed as error:  # the entries are written; the next one drops it
+                logger.warning("a run that ended could not be dropped: %s", error)
+                return
+            written.dropped(key, run_id, left)
 
-    def _forget_written(self, key: str) -> None:
-        local = self._threads.get(key)
-        if local is None or not local.writer:
-            self._written.pop(key, None)
+
+class _Written:
+    """What this process has written and nobody has dropped yet.
+
+    Attributes:
+        total: Its bytes.
+        ended: The runs that ended: when, the thread and the run; oldest end first.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.ended: deque[tuple[float, str, str]] = deque()
+        self._bytes: dict[str, int] = {}  # of each thread
+        self._runs: Counter[str] = Counter()  # of each thread: those that ended
+        self._running: set[str] = set()
+
+    def note(self, thread: str, size: int, run_id: str, ended: float | None) -> None:
+        """A run has written, and (`ended`) come to its end; the thread takes so many bytes now."""
+        self._set(thread, size)
+        if ended is None:
+            self._running.add(thread)
+        else:
+            self._running.discard(thread)
+            self._runs[thread] += 1
+            self.ended.append((ended, thread, run_id))
+
+    def forget(self, thread: str) -> None:
+        """The thread is written elsewhere from now on."""
+        self._running.discard(thread)
+        self._set(thread, 0)
+
+    def expire(self, gone: float) -> None:
+        """Let go of the runs that ended until then: Redis drops them by itself."""
+        while self.ended and self.ended[0][0] <= gone:
+            self._let_go_of_first()
+
+    def dropped(self, thread: str, run_id: str, size: int) -> None:
+        """A run was dropped; its thread takes so many bytes now."""
+        if self.ended and self.ended[0][1:] == (thread, run_id):
+            self._let_go_of_first()
+        if thread in self._bytes:
+            self._set(thread, size)
+
+    def _let_go_of_first(self) -> None:
+        _, thread, _ = self.ended.popleft()
+        self._runs[thread] -= 1
+        if not self._runs[thread]:
+            del self._runs[thread]
+            if thread not in self._running:
+                self._set(thread, 0)
+
+    def _set(self, thread: str, size: int) -> None:
+        self.total += size - self._bytes.pop(thread, 0)
+        if size:
+            self._bytes[thread] = size
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class _Reply:
     """The reply to a write: its last entry and time, then what is held of the thread."""
 
     epoch: str
@@ -582,7 +628,7 @@ class _Written:
     folded: int
 
     @classmethod
-    def of(cls, reply: Sequence[Any]) -> _Written:
+    def of(cls, reply: Sequence[Any]) -> _Reply:
         epoch, *numbers = reply
         return cls(_text(epoch), *map(_number, numbers))
 

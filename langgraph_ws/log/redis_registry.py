@@ -229,6 +229,7 @@ class RedisRegistry(Registry):
         """Let go of a run that is not at its end: somebody else is to go on with it at once."""
         thread = lease.ticket.thread
         if self._forget(lease):
+            self._store.let_go(thread)
             await self._store.run(lua.RELEASE, thread, thread, lease.fence)
             await self._store.ring(claim="1")
         return None
