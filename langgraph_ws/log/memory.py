@@ -58,9 +58,13 @@ _ENTRY_BYTES = 512
 _QUIET_S = 10.0
 """How long a run has to have ended before its entries are packed: those who come back at once read
 them as they are."""
-_PACKED_AT_ONCE = 64
-_UNPACKED = 16
-"""So many packs that were read stay unpacked, for others who come back to the same."""
+_PACK_ENTRIES = 64
+_PACK_BYTES = 64 * 1024
+_OPENED = 16
+"""So many packs that were read stay open, for others who come back to the same."""
+_SLICE_S = 0.002
+_PAUSE_S = 0.01
+"""For how long a sweep packs before everybody else has a turn, and how long that lasts."""
 
 _MAX_SWEEP_S = 30.0
 _MIN_SWEEP_S = 0.1
@@ -91,13 +95,14 @@ class MemoryThreadLog(ThreadLog):
         self._with_frames: deque[_Run] = deque()  # ended, frames not yet dropped; oldest end first
         self._with_result: deque[_Run] = deque()  # ended, not yet forgotten; oldest end first
         self._unpacked: deque[_Run] = deque()  # ended, entries not yet packed; oldest end first
-        self._opened: deque[_Pack] = deque(maxlen=_UNPACKED)
+        self._opened: deque[_Pack] = deque(maxlen=_OPENED)
         self._waiting: dict[_Thread, int] = {}  # nothing left but interrupts, which take so much
         self._bytes = 0
         self._kept = 0
         self._no_epoch = new_epoch(clock())
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
+        self._packing: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Drop what is out of time also while nobody uses the log, until `close`.
@@ -113,8 +118,9 @@ class MemoryThreadLog(ThreadLog):
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._packing):
+            if timer is not None:
+                timer.cancel()
         threads = list(self._threads.values())
         self._threads.clear()
         self._waiting.clear()
@@ -244,10 +250,18 @@ class MemoryThreadLog(ThreadLog):
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._schedule(loop)
-        now = self._clock()
-        self._expire(now)
-        while self._pack(now):
-            pass
+        self._expire(self._clock())
+        if self._packing is None:
+            self._pack_slice(loop)
+
+    def _pack_slice(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Pack for a moment, and go on after a pause if there is more."""
+        self._packing = None
+        ends = loop.time() + _SLICE_S
+        while self._pack(self._clock()):
+            if loop.time() >= ends:
+                self._packing = loop.call_later(_PAUSE_S, self._pack_slice, loop)
+                break
 
     def _expire(self, now: float) -> None:
         """Drop what is out of time."""
@@ -328,20 +342,12 @@ class _Pack:
 
     __slots__ = ("_entries", "_json", "first", "run_id", "sizes")
 
-    def __init__(self, entries: Sequence[_Held]) -> None:
+    def __init__(self, entries: Sequence[_Held], encoded: Sequence[bytes]) -> None:
         self.run_id = entries[0].run_id
         self.first = entries[0].seq
         self.sizes = array("L", [entry.size for entry in entries])
-        self._json = dumps([[entry.time_ms, encode_frame(entry.frame)] for entry in entries])
+        self._json = b"[" + b",".join(encoded) + b"]"
         self._entries: list[Entry] | None = None
-
-    def is_faithful(self, entries: Sequence[Entry]) -> bool:
-        """Whether it holds the same; a mapper may make frames of what JSON does not know."""
-        try:
-            mine = self._decoded()
-        except ValueError:
-            return False
-        return [entry.frame for entry in mine] == [entry.frame for entry in entries]
 
     def open(self, opened: deque[_Pack]) -> list[Entry]:
         """The entries; the packs in `opened` stay so until others push them out of it."""
@@ -349,14 +355,11 @@ class _Pack:
             if len(opened) == opened.maxlen:
                 opened[0]._entries = None
             opened.append(self)
-            self._entries = self._decoded()
+            self._entries = [
+                Entry(seq, self.run_id, time_ms, decode_frame(frame))
+                for seq, (time_ms, frame) in enumerate(loads(self._json), self.first)
+            ]
         return self._entries
-
-    def _decoded(self) -> list[Entry]:
-        return [
-            Entry(seq, self.run_id, time_ms, decode_frame(frame))
-            for seq, (time_ms, frame) in enumerate(loads(self._json), self.first)
-        ]
 
 
 @dataclass(slots=True, eq=False)
@@ -486,18 +489,28 @@ class _Thread:
 
     def pack(self, run: _Run) -> bool:
         """Pack the next entries of a run that ended; whether those were the last."""
-        begin = max(run.packed + 1, run.first, self.first)
+        seq = max(run.packed + 1, run.first, self.first)
+        last = min(run.last, seq + _PACK_ENTRIES - 1)
         entries: list[_Held] = []
-        seq = begin
-        while seq <= run.last and len(entries) < _PACKED_AT_ONCE:
+        encoded: list[bytes] = []
+        room = _PACK_BYTES
+        while seq <= last:
             entry = self.entries[seq]
-            if entry.run_id == run.run_id and isinstance(entry, _Held):
+            if (
+                isinstance(entry, _Held)
+                and entry.run_id == run.run_id
+                and (data := _encoded(entry)) is not None
+                and len(data) < room
+            ):
                 entries.append(entry)
+                encoded.append(data)
+                room -= len(data) + 1
             elif entries:
                 break
             seq += 1
         run.packed = seq - 1
-        if len(entries) > 1 and (pack := _Pack(entries)).is_faithful(entries):
+        if len(entries) > 1:
+            pack = _Pack(entries, encoded)
             for entry in entries:
                 self.entries[entry.seq] = pack
         return seq > run.last
@@ -606,6 +619,16 @@ def _gap_error(reason: GapReason, requested: int, bounds: Bounds) -> GapError:
         head=bounds.head,
         epoch=bounds.epoch,
     )
+
+
+def _encoded(entry: Entry) -> bytes | None:
+    """An entry as JSON; None: that is not the same, a mapper may make frames of anything."""
+    try:
+        data = dumps([entry.time_ms, encode_frame(entry.frame)])
+        is_same = bool(decode_frame(loads(data)[1]) == entry.frame)
+    except Exception:  # what is compared may have an `==` of its own
+        return None
+    return data if is_same else None
 
 
 def _size(frame: Frame) -> int:
