@@ -12,7 +12,6 @@ full round of Python's garbage collector longer, for all that the process does.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from array import array
 from collections import deque
@@ -20,13 +19,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
-from langgraph_ws.errors import GapError, GapReason, LogClosed
+from langgraph_ws.errors import GapReason, LogClosed
 from langgraph_ws.frames import (
     BlockDelta,
     Frame,
     Interrupted,
-    MessageFinished,
-    RolledBack,
     RunFinished,
     RunStarted,
     Sources,
@@ -40,8 +37,11 @@ from langgraph_ws.log import (
     Position,
     Retention,
     ThreadLog,
+    gap_error,
     new_epoch,
+    wake_all,
 )
+from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.memory_registry import MemoryRegistry
 from langgraph_ws.view import ThreadView
 
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = ["MemoryThreadLog"]
-
-logger = logging.getLogger(__name__)
 
 _ENTRY_BYTES = 512
 """What an entry takes beside its text: entry, frame, their strings and numbers (CPython 3.11)."""
@@ -89,7 +87,6 @@ class MemoryThreadLog(ThreadLog):
     ) -> None:
         self._retention = retention or Retention()
         self._clock = clock
-        self._result_s = max(self._retention.result_s, self._retention.finished_s)
         self._registry = MemoryRegistry(self)
         self._threads: dict[str, _Thread] = {}
         self._with_frames: deque[_Run] = deque()  # ended, frames not yet dropped; oldest end first
@@ -129,7 +126,7 @@ class MemoryThreadLog(ThreadLog):
         for thread in threads:
             thread.closed = True
         for thread in threads:
-            thread.wake()
+            wake_all(thread.followers)
 
     def registry(self) -> MemoryRegistry:
         """The registry of the runs that write to the log."""
@@ -159,7 +156,7 @@ class MemoryThreadLog(ThreadLog):
         self._kept += record.kept - kept
         self._fit()
         position = record.position
-        record.wake()
+        wake_all(record.followers)
         return position
 
     async def follow(
@@ -189,7 +186,7 @@ class MemoryThreadLog(ThreadLog):
         self._expire(self._clock())
         record = self._threads.get(thread)
         bounds = self._bounds(record)
-        view = ThreadView() if record is None else record.view.copy()
+        view = ThreadView() if record is None else record.fold.view.copy()
         return Position(bounds.epoch, bounds.head), view
 
     async def start_of(self, thread: str, run_id: str) -> Position | None:
@@ -238,10 +235,10 @@ class MemoryThreadLog(ThreadLog):
         seq = 0 if after is None else after.seq
         bounds = self._bounds(record)
         if reason := _gap(bounds, after):
-            raise _gap_error(reason, seq, bounds)
+            raise gap_error(reason, seq, bounds)
         start = seq if record is None or not rewind else record.rewound(seq)
         if start + 1 < bounds.first:
-            raise _gap_error("trimmed", seq, bounds)
+            raise gap_error("trimmed", seq, bounds)
         return start
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -267,7 +264,7 @@ class MemoryThreadLog(ThreadLog):
         """Drop what is out of time."""
         while self._with_frames and self._with_frames[0].ended + self._retention.finished_s <= now:
             self._drop(self._with_frames.popleft())
-        while self._with_result and self._with_result[0].ended + self._result_s <= now:
+        while self._with_result and self._with_result[0].ended + self._retention.known_s <= now:
             self._forget(self._with_result.popleft())
 
     def _pack(self, now: float) -> bool:
@@ -306,16 +303,16 @@ class MemoryThreadLog(ThreadLog):
     def _abandon(self, thread: _Thread) -> None:
         """Let go of the interrupts of a thread that has nothing else left."""
         self._kept -= self._waiting.pop(thread)
-        thread.view.interrupts.clear()
+        thread.fold.view.interrupts.clear()
         self._settle(thread)
 
     def _settle(self, thread: _Thread) -> None:
         """Let go of a thread of which nothing is left."""
         if thread.runs:
             return
-        if thread.view.interrupts:
+        if thread.fold.view.interrupts:
             if thread not in self._waiting:
-                self._waiting[thread] = sum(map(_size, thread.view.interrupts.values()))
+                self._waiting[thread] = sum(map(_size, thread.fold.view.interrupts.values()))
                 self._kept += self._waiting[thread]
         elif not thread.followers:
             self._threads.pop(thread.key, None)
@@ -367,8 +364,8 @@ class _Run:
     """What a log knows of a run.
 
     `first` and `last` are its first and last entry, `end` is the one that says that it ended,
-    `ended` the time of that in seconds; `kept` is what its view and terminal entries take; up to
-    `packed` its entries are packed.
+    `ended` the time of that in seconds; `kept` is what is kept of it beside frames and messages; up
+    to `packed` its entries are packed.
     """
 
     thread: _Thread
@@ -393,19 +390,22 @@ class _Thread:
         self.first = 1
         self.head = 0
         self.bytes = 0
-        self.kept = 0
         self.closed = False
         self.entries: dict[int, _Held | _Pack] = {}
-        self.view = ThreadView()
+        self.fold = Fold(retention.thread_bytes)
         self.runs: dict[str, _Run] = {}
         self.followers: dict[_Follower, Callable[[], None]] = {}
         self._retention = retention
-        self._messages: list[tuple[_Run, int]] = []  # those in the view, and their bytes
-        self._message_bytes = 0
+        self._kept = 0
 
     @property
     def position(self) -> Position:
         return Position(self.epoch, self.head)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of what is kept beside the frames."""
+        return self._kept + self.fold.size
 
     def write(self, run_id: str, frames: Sequence[Frame], now: float) -> _Run | None:
         """Add entries and fold them in; the run, if it ended with them."""
@@ -419,7 +419,7 @@ class _Thread:
             entry = _Held(self.head, run_id, time_ms, frame, _size(frame))
             self.entries[entry.seq] = entry
             self.bytes += entry.size
-            self.view.apply(run_id, frame)
+            self.fold.apply(run_id, frame, entry.size)
             if type(frame) is not BlockDelta:
                 self._note(run, entry)
         run.last = self.head
@@ -431,17 +431,11 @@ class _Thread:
     def _note(self, run: _Run, entry: _Held) -> None:
         """Remember what outlives the entry, and what that takes."""
         match entry.frame:
-            case MessageFinished():
-                self._messages.append((run, entry.size))
-                self._message_bytes += entry.size
-                self._keep(run, entry.size)
             case RunStarted() | Interrupted():
                 self._keep(run, entry.size)
             case Sources():
                 self._keep(run, entry.size - run.sources)
                 run.sources = entry.size
-            case RolledBack(run_id=run_id):
-                self._forget_messages(run_id)
             case frame if isinstance(frame, TERMINAL):
                 run.terminal.append(entry)
                 self._keep(run, entry.size)
@@ -452,7 +446,7 @@ class _Thread:
 
     def _keep(self, run: _Run, size: int) -> None:
         run.kept += size
-        self.kept += size
+        self._kept += size
 
     def trim(self) -> None:
         """Drop what is over the limits of a thread, oldest first; the newest entry stays."""
@@ -461,8 +455,6 @@ class _Thread:
             len(self.entries) > limit.entries or self.bytes > limit.thread_bytes
         ):
             self._pop()
-        while len(self._messages) > 1 and self._message_bytes > limit.thread_bytes:
-            self._pop_message()
 
     def _pop(self) -> None:
         oldest = self.entries.pop(self.first)
@@ -471,12 +463,6 @@ class _Thread:
         else:
             self.bytes -= oldest.sizes[self.first - oldest.first]
         self.first += 1
-
-    def _pop_message(self) -> None:
-        run, size = self._messages.pop(0)
-        self._message_bytes -= size
-        self._keep(run, -size)
-        del self.view.runs[run.run_id].messages[0]
 
     def drop(self, run: _Run) -> None:
         """Drop the entries of a run that ended, or leave them until those before them go."""
@@ -517,19 +503,8 @@ class _Thread:
 
     def forget(self, run_id: str) -> None:
         """Let go of a run that was dropped; pending interrupts stay."""
-        self._forget_messages(run_id)
         self._keep(run := self.runs.pop(run_id), -run.kept)
-        self.view.runs.pop(run_id, None)
-
-    def _forget_messages(self, run_id: str) -> None:
-        kept: list[tuple[_Run, int]] = []
-        for run, size in self._messages:
-            if run.run_id == run_id:
-                self._message_bytes -= size
-                self._keep(run, -size)
-            else:
-                kept.append((run, size))
-        self._messages = kept
+        self.fold.forget(self.runs)
 
     def rewound(self, seq: int) -> int:
         """Before the run that entry `seq` lies in, unless that had ended by then."""
@@ -542,14 +517,6 @@ class _Thread:
         if (entry := self.entries.get(seq)) is not None:
             return self.runs.get(entry.run_id)
         return next((run for run in self.runs.values() if run.first <= seq <= run.last), None)
-
-    def wake(self) -> None:
-        for follower, wake in tuple(self.followers.items()):
-            if follower in self.followers:  # an earlier one may have closed it
-                try:
-                    wake()
-                except Exception:
-                    logger.exception("a follower of a thread log failed to wake")
 
 
 class _Follower:
@@ -582,7 +549,7 @@ class _Follower:
         thread = self._thread
         start = self._seq + 1
         if start < thread.first:
-            raise _gap_error("trimmed", self._seq, Bounds(thread.epoch, thread.first, thread.head))
+            raise gap_error("trimmed", self._seq, Bounds(thread.epoch, thread.first, thread.head))
         if start > thread.head and thread.closed:
             raise LogClosed("the thread log has been closed")
         self._seq = min(self._seq + limit, thread.head)
@@ -609,16 +576,6 @@ def _gap(bounds: Bounds, after: Position | None) -> GapReason | None:
     if after.seq > bounds.head:
         return "ahead"
     return "trimmed" if after.seq + 1 < bounds.first else None
-
-
-def _gap_error(reason: GapReason, requested: int, bounds: Bounds) -> GapError:
-    return GapError(
-        reason,
-        requested=requested,
-        first=bounds.first,
-        head=bounds.head,
-        epoch=bounds.epoch,
-    )
 
 
 def _encoded(entry: Entry) -> bytes | None:

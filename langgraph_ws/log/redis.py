@@ -34,7 +34,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
 from langgraph_ws.errors import (
     ConfigurationError,
-    GapError,
     GapReason,
     LeaseLost,
     LogClosed,
@@ -51,7 +50,9 @@ from langgraph_ws.log import (
     Position,
     Retention,
     ThreadLog,
+    gap_error,
     new_epoch,
+    wake_all,
 )
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
@@ -125,10 +126,9 @@ class RedisThreadLog(ThreadLog):
         self._clock = clock
         self._patience = patience
         limits = self._retention
-        result_s = max(limits.result_s, limits.finished_s)
         self._limits = (
             int(limits.finished_s * 1000),
-            int(result_s * 1000),
+            int(limits.known_s * 1000),
             limits.entries,
             limits.thread_bytes,
         )
@@ -146,7 +146,7 @@ class RedisThreadLog(ThreadLog):
             shards=_SHARDS,
             owner=owner,
             lease=lease,
-            keep_s=result_s,
+            keep_s=limits.known_s,
         )
         self._threads: OrderedDict[str, _Thread] = OrderedDict()
         self._crowd = _FOLDS
@@ -491,7 +491,11 @@ class RedisThreadLog(ThreadLog):
             )
             if reply[0] == b"GAP":
                 _, reason, now, first, head = reply
-                raise _gap(_text(reason), seq, Bounds(_text(now), _number(first), _number(head)))
+                raise gap_error(
+                    cast("GapReason", _text(reason)),
+                    seq,
+                    Bounds(_text(now), _number(first), _number(head)),
+                )
             _, now, first, head, time_ms, start = reply
             self._check_open()
             bounds = Bounds(_text(now), _number(first), _number(head))
@@ -499,7 +503,7 @@ class RedisThreadLog(ThreadLog):
                 if local.head == bounds.head:
                     local.time_ms = _number(time_ms)
                 return _number(start)
-        raise _gap("trimmed", seq, local.bounds)
+        raise gap_error("trimmed", seq, local.bounds)
 
     async def _load(self, local: _Thread, bounds: Bounds, start: int) -> bool:
         """Have the entries after `start` in the process; False: the log has moved on meanwhile."""
@@ -761,12 +765,7 @@ class _Thread:
                 self.fold.apply(entry.run_id, entry.frame, _size(entry))
 
     def wake(self) -> None:
-        for follower, wake in tuple(self.followers.items()):
-            if follower in self.followers:  # an earlier one may have closed it
-                try:
-                    wake()
-                except Exception:
-                    logger.exception("a follower of a thread log failed to wake")
+        wake_all(self.followers)
 
     def _let_go_of_read(self) -> None:
         read = min((follower.position.seq for follower in self.followers), default=self.head)
@@ -804,12 +803,12 @@ class _Follower:
         """The entries after the position that are there now, at most `limit`; moves past them."""
         thread = self._thread
         if thread.epoch != self._epoch:
-            raise _gap("epoch", self._seq, thread.bounds)
+            raise gap_error("epoch", self._seq, thread.bounds)
         if self.is_ahead:
-            raise _gap("ahead", self._seq, thread.bounds)
+            raise gap_error("ahead", self._seq, thread.bounds)
         start = self._seq + 1
         if start < thread.first or thread.corrupt:
-            raise _gap("trimmed", self._seq, thread.bounds)
+            raise gap_error("trimmed", self._seq, thread.bounds)
         if start > thread.head:
             if thread.closed:
                 raise LogClosed("the thread log has been closed")
@@ -1110,16 +1109,6 @@ def _entry(seq: Any, run_id: Any, time_ms: Any, frame: Any) -> Entry:
         return Entry(int(seq), run_id.decode(), int(time_ms), decode_frame(loads(frame)))
     except (ValueError, TypeError, AttributeError) as error:
         raise LogFailed(f"entry {seq!r} in Redis is corrupt: {error}") from error
-
-
-def _gap(reason: str, requested: int, bounds: Bounds) -> GapError:
-    return GapError(
-        cast("GapReason", reason),
-        requested=requested,
-        first=bounds.first,
-        head=bounds.head,
-        epoch=bounds.epoch,
-    )
 
 
 def _text(value: Any) -> str:
