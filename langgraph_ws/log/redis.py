@@ -12,24 +12,14 @@ import logging
 import secrets
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, cast
 from zlib import crc32
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import (
-    MasterDownError,
-    NoScriptError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
 from langgraph_ws.errors import (
@@ -57,6 +47,14 @@ from langgraph_ws.log import (
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.redis_registry import RedisRegistry
+from langgraph_ws.log.redis_server import (
+    COMMAND_S,
+    PAUSES_S,
+    Server,
+    number,
+    some_at_once,
+    text,
+)
 from langgraph_ws.view import ThreadView
 
 __all__ = ["RedisThreadLog"]
@@ -64,12 +62,8 @@ __all__ = ["RedisThreadLog"]
 logger = logging.getLogger(__name__)
 
 _SHARDS = 16
-_COMMAND_S = 2.0
-"""How long Redis may take for one command; a frozen one is noticed then."""
 _BLOCK_S = 2.0
 """How long the reader waits for news before it looks whether the logs are still the same."""
-_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
-"""Between attempts to reach Redis; the last again and again."""
 _DOWN = 3
 """After how many times its patience nobody waits for Redis any longer."""
 _READ_AT_ONCE = 256
@@ -80,9 +74,6 @@ _CONSUMED = 1_024
 _WAKE_KEPT_S = 3_600
 _FOLDS = 256
 """Threads whose fold is kept in the process though nothing happens to them."""
-_TRANSIENT = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, MasterDownError)
-"""What may pass: Redis restarts, loads its data, does not answer in time, or another becomes the
-master."""
 
 
 class RedisThreadLog(ThreadLog):
@@ -132,7 +123,7 @@ class RedisThreadLog(ThreadLog):
             limits.entries,
             limits.thread_bytes,
         )
-        self._server = _Server(url, patience, connections)
+        self._server = Server(url, patience, connections)
         owner = secrets.token_hex(8)
         self._bell = f"{prefix}:bell"
         self._reader = _Reader(
@@ -356,10 +347,10 @@ class RedisThreadLog(ThreadLog):
         if not reply:
             return Bounds(self._no_epoch, 1, 0), -1, []
         epoch, first, head, start, results = reply
-        bounds = Bounds(_text(epoch), _number(first), _number(head))
+        bounds = Bounds(text(epoch), number(first), number(head))
         if (local := self._threads.get(thread)) is not None:
             local.trim(bounds)
-        return bounds, _number(start), results
+        return bounds, number(start), results
 
     def _check_open(self) -> None:
         if self._closed:
@@ -434,8 +425,8 @@ class RedisThreadLog(ThreadLog):
                 if not reply:
                     return Fold(self._retention.thread_bytes), self._no_epoch
                 epoch, head, runs, stored = reply
-                local.in_epoch(_text(epoch))
-                if known.epoch == local.epoch and known.seq > _number(head):
+                local.in_epoch(text(epoch))
+                if known.epoch == local.epoch and known.seq > number(head):
                     local.fold = None
                     continue
                 if stored:
@@ -443,9 +434,9 @@ class RedisThreadLog(ThreadLog):
                 if local.fold is None:
                     local.fold = Fold(self._retention.thread_bytes)
                 fold = local.fold
-                if fold.seq <= _number(head):
-                    fold.forget({_text(run) for run in runs})
-                if await self._fold_on(local, _number(head)):
+                if fold.seq <= number(head):
+                    fold.forget({text(run) for run in runs})
+                if await self._fold_on(local, number(head)):
                     return fold, local.epoch
                 local.fold = None
         raise LogFailed(f"the log of {local.key!r} in Redis has holes")
@@ -492,17 +483,17 @@ class RedisThreadLog(ThreadLog):
             if reply[0] == b"GAP":
                 _, reason, now, first, head = reply
                 raise gap_error(
-                    cast("GapReason", _text(reason)),
+                    cast("GapReason", text(reason)),
                     seq,
-                    Bounds(_text(now), _number(first), _number(head)),
+                    Bounds(text(now), number(first), number(head)),
                 )
             _, now, first, head, time_ms, start = reply
             self._check_open()
-            bounds = Bounds(_text(now), _number(first), _number(head))
-            if await self._load(local, bounds, _number(start)):
+            bounds = Bounds(text(now), number(first), number(head))
+            if await self._load(local, bounds, number(start)):
                 if local.head == bounds.head:
-                    local.time_ms = _number(time_ms)
-                return _number(start)
+                    local.time_ms = number(time_ms)
+                return number(start)
         raise gap_error("trimmed", seq, local.bounds)
 
     async def _load(self, local: _Thread, bounds: Bounds, start: int) -> bool:
@@ -539,8 +530,8 @@ class RedisThreadLog(ThreadLog):
             local.in_epoch("")
             return
         epoch, *numbers = reply
-        first, head, logged_ms = map(_number, numbers)
-        local.in_epoch(_text(epoch))
+        first, head, logged_ms = map(number, numbers)
+        local.in_epoch(text(epoch))
         if local.epoch != known.epoch:
             return
         if head < known.seq or 0 < time_ms != logged_ms > 0:
@@ -555,7 +546,7 @@ class RedisThreadLog(ThreadLog):
         while written.ended and written.total >= self._retention.total_bytes:
             _, key, run_id = written.ended[0]
             try:
-                left = _number(await self._run(lua.DROP, key, run_id))
+                left = number(await self._run(lua.DROP, key, run_id))
             except LogFailed as error:  # the entries are written; the next one drops it
                 logger.warning("a run that ended could not be dropped: %s", error)
                 return
@@ -634,7 +625,7 @@ class _Reply:
     @classmethod
     def of(cls, reply: Sequence[Any]) -> _Reply:
         epoch, *numbers = reply
-        return cls(_text(epoch), *map(_number, numbers))
+        return cls(text(epoch), *map(number, numbers))
 
 
 class _Thread:
@@ -822,104 +813,6 @@ class _Follower:
             self._settle(self._thread)
 
 
-class _Server:
-    """Redis, with what may pass tried again: everything that is sent can be sent twice.
-
-    redis-py's own retries (ten of them, silent) would send again what must not be done twice, and
-    outlast any limit (redis-py 8.1).
-    """
-
-    def __init__(self, url: str, patience: float, connections: int) -> None:
-        self._url = url
-        self._patience = patience
-        try:
-            self._redis = Redis(
-                connection_pool=BlockingConnectionPool.from_url(
-                    url,
-                    max_connections=connections,
-                    timeout=_COMMAND_S,
-                    **_options(_COMMAND_S),
-                )
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"url: {error}") from None
-        self._scripts: dict[str, str] = {}
-        self._away_since: float | None = None
-
-    @property
-    def away_s(self) -> float:
-        """For how many seconds Redis has not answered; 0: it answers."""
-        if self._away_since is None:
-            return 0.0
-        return max(asyncio.get_running_loop().time() - self._away_since, 0.001)
-
-    async def ping(self) -> None:
-        await self.call(lambda redis: redis.ping())
-
-    async def close(self) -> None:
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
-
-    def blocking(self, seconds: float) -> Redis:
-        """A client of one connection whose commands may wait so long."""
-        return Redis.from_url(
-            self._url, single_connection_client=True, **_options(seconds + _COMMAND_S)
-        )
-
-    async def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
-        """Run a script."""
-        return await self.call(lambda redis: self._evaluate(redis, script, keys, arguments))
-
-    async def call(self, command: Callable[[Redis], Any], patience: float | None = None) -> Any:
-        """Do something with Redis, again and again while it is away.
-
-        Raises:
-            LogFailed: It stayed away for too long, or refused.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._patience if patience is None else patience)
-        pauses: Iterator[float] = iter(_PAUSES_S)
-        pause = 0.0
-        while True:
-            try:
-                reply = await command(self._redis)
-            except _TRANSIENT as error:
-                self._away_since = self._away_since or loop.time()
-                pause = next(pauses, pause)
-                if loop.time() + pause > deadline:
-                    raise LogFailed(f"Redis is away: {error}") from error
-                if isinstance(error, ResponseError):  # its address may lead to another by now
-                    pool = self._redis.connection_pool
-                    await pool.disconnect(inuse_connections=False)
-                await asyncio.sleep(pause)
-            except RedisError as error:
-                raise LogFailed(f"Redis refused: {error}") from error
-            else:
-                self._away_since = None
-                return reply
-
-    async def _evaluate(
-        self, redis: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]
-    ) -> Any:
-        sha = self._scripts.get(script)
-        if sha is not None:
-            try:
-                return await cast("Any", redis.evalsha(sha, len(keys), *keys, *arguments))
-            except NoScriptError:  # Redis was restarted
-                pass
-        self._scripts[script] = await cast("Any", redis.script_load(script))
-        return await cast("Any", redis.evalsha(self._scripts[script], len(keys), *keys, *arguments))
-
-
-def _options(timeout: float) -> dict[str, Any]:
-    return {
-        "socket_timeout": timeout,
-        "socket_connect_timeout": _COMMAND_S,
-        "retry": Retry(NoBackoff(), 0),
-        "health_check_interval": 0,
-    }
-
-
 class _Reader:
     """Reads what others write, for all followed threads of the process.
 
@@ -929,7 +822,7 @@ class _Reader:
     """
 
     def __init__(
-        self, server: _Server, check: Callable[[_Thread], Any], *, wake: str, bell: str
+        self, server: Server, check: Callable[[_Thread], Any], *, wake: str, bell: str
     ) -> None:
         self._server = server
         self._check = check
@@ -946,7 +839,7 @@ class _Reader:
     async def listen(self, hear: Callable[[Mapping[bytes, bytes]], None]) -> None:
         """Hear the bell from now on."""
         last = await self._server.call(lambda redis: redis.xrevrange(self._bell, count=1))
-        self._heard = _text(last[0][0]) if last else "0-0"
+        self._heard = text(last[0][0]) if last else "0-0"
         self._hear = hear
         self._begin()
 
@@ -969,7 +862,7 @@ class _Reader:
         if self._task is None:
             return
         self._call()
-        done, _ = await asyncio.wait({self._task}, timeout=_COMMAND_S)
+        done, _ = await asyncio.wait({self._task}, timeout=COMMAND_S)
         if not done:
             self._task.cancel()
         await asyncio.wait({self._task, *([self._ringing] if self._ringing else [])})
@@ -1002,13 +895,13 @@ class _Reader:
                 except (RedisError, LogFailed) as error:
                     if not self._closed:
                         logger.warning("the log in Redis cannot be read: %s", error)
-                        await asyncio.sleep(_PAUSES_S[-1])
+                        await asyncio.sleep(PAUSES_S[-1])
                     # Another Redis may answer next, with less in it.
                     await redis.aclose()
                     redis, checked = self._server.blocking(_BLOCK_S), float("-inf")
                 except Exception:
                     logger.exception("what was read from Redis could not be shown")
-                    await asyncio.sleep(_PAUSES_S[-1])
+                    await asyncio.sleep(PAUSES_S[-1])
         finally:
             await redis.aclose()
 
@@ -1028,11 +921,11 @@ class _Reader:
         streams |= {stream: f"{at.seq}-{_stamp(at.epoch)}" for stream, at in heads.items()}
         reply = await redis.xread(streams, count=_READ_AT_ONCE, block=int(_BLOCK_S * 1000))
         for stream, entries in cast("Any", reply) or ():
-            name = _text(stream)
+            name = text(stream)
             if name == self._wake:
-                self._woken = _text(entries[-1][0])
+                self._woken = text(entries[-1][0])
             elif name == self._bell and self._hear is not None:
-                self._heard = _text(entries[-1][0])
+                self._heard = text(entries[-1][0])
                 for _, news in entries:
                     self._hear(news)
             elif (thread := self._threads.get(name)) is not None:
@@ -1067,8 +960,7 @@ class _Reader:
             thread.wake()
 
     async def _check_all(self) -> None:
-        for thread in list(self._threads.values()):
-            await self._check(thread)
+        await some_at_once(map(self._check, list(self._threads.values())))
 
 
 def _kind(frame: Frame) -> str:
@@ -1109,19 +1001,3 @@ def _entry(seq: Any, run_id: Any, time_ms: Any, frame: Any) -> Entry:
         return Entry(int(seq), run_id.decode(), int(time_ms), decode_frame(loads(frame)))
     except (ValueError, TypeError, AttributeError) as error:
         raise LogFailed(f"entry {seq!r} in Redis is corrupt: {error}") from error
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _number(value: Any) -> int:
-    """A number as a script returns it.
-
-    Raises:
-        LogFailed: It is none.
-    """
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise LogFailed(f"expected a number from Redis, got {value!r}") from None

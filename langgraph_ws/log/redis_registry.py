@@ -13,7 +13,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 from zlib import crc32
@@ -24,6 +24,7 @@ from langgraph_ws.frames import Frame, RunFinished
 from langgraph_ws.log import Position
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
+from langgraph_ws.log.redis_server import number, some_at_once, text
 from langgraph_ws.log.registry import (
     Admission,
     Admitted,
@@ -48,8 +49,6 @@ _TICKS = 5
 _PAUSES_S = (0.0, 5.0, 30.0)
 """How long a run stays alone after its first, second and every later crash."""
 _CLOSE_S = 2.0
-_AT_ONCE = 8
-"""Leases that are renewed, or claimed, at the same time."""
 _CLAIMED = 32
 """Runs of one slot that are looked at, in turn, whether they can be taken over."""
 _LEFT = 5
@@ -198,8 +197,8 @@ class RedisRegistry(Registry):
         if outcome == b"LIVE":
             place, *superseded = rest
             for active in superseded:
-                await self._tell_stop(_text(active))
-            return Admitted(standing=Standing(ticket=ticket, place=_int(place) or None))
+                await self._tell_stop(text(active))
+            return Admitted(standing=Standing(ticket=ticket, place=number(place) or None))
         if is_new:
             await self._store.command("DEL", key)
         return Admitted(busy=True, full=outcome == b"FULL")
@@ -245,14 +244,16 @@ class RedisRegistry(Registry):
     async def stop(self, standing: Standing) -> None:
         """Have the active run of a thread cancelled, whoever carries it."""
         ticket = standing.ticket
-        if _int(await self._store.run(lua.STOP, ticket.thread, ticket.run)):
+        if number(await self._store.run(lua.STOP, ticket.thread, ticket.run)):
             await self._tell_stop(ticket.run)
 
     async def live(self, thread: str) -> tuple[Standing, ...]:
         """The live runs of a thread: the active one, then those that wait, in order."""
         found = await self._store.run(lua.LIVE, thread)
         return tuple(
-            Standing(ticket=_ticket(run, told, thread), place=place or None, attempt=_int(attempt))
+            Standing(
+                ticket=_ticket(run, told, thread), place=place or None, attempt=number(attempt)
+            )
             for place, (run, told, attempt) in (
                 (place, item) for place, item in enumerate(found) if item
             )
@@ -276,7 +277,7 @@ class RedisRegistry(Registry):
 
     async def is_watched(self, thread: str) -> bool:
         """Whether clients of another process follow a thread."""
-        return _int(await self._store.run(lua.WATCHED, thread, self._owner)) > 0
+        return number(await self._store.run(lua.WATCHED, thread, self._owner)) > 0
 
     async def _tell_watched(self, thread: str) -> None:
         long = self._lease_ms if thread in self._watched else 0
@@ -310,7 +311,7 @@ class RedisRegistry(Registry):
             *(self._store.new_epoch(), "" if fold is None else fold.dump(1)),
             dumps(runs),
         )
-        if not _int(mine):
+        if not number(mine):
             self._lose(lease)
             raise LeaseLost(f"the thread {thread!r} is not held any more")
         await self._tell_where(lease)
@@ -327,7 +328,7 @@ class RedisRegistry(Registry):
             ticket = replace(ticket, work=self._keeper.decode(work))
         except ValueError as error:
             logger.warning("run %s cannot be carried out here: %s", ticket.run_id, error)
-            return await self._leave(ticket, _int(fence))
+            return await self._leave(ticket, number(fence))
         return self._hold(leased, ticket, began)
 
     async def _leave(self, ticket: Ticket, fence: int) -> Lease | None:
@@ -340,7 +341,7 @@ class RedisRegistry(Registry):
         self._left[thread] = _now() + self._lease_s
         patience = _LEFT * self._lease_ms
         try:
-            if not _int(await self._store.run(lua.LEAVE, thread, thread, fence, patience)):
+            if not number(await self._store.run(lua.LEAVE, thread, thread, fence, patience)):
                 return None
             _, view = await self._store.view(thread)
             run = view.runs.get(ticket.run_id) or RunView(ticket.run_id)
@@ -354,10 +355,10 @@ class RedisRegistry(Registry):
         _, _, _, fence, attempt, crashes, supersedes, stop = leased
         lease = Lease(
             ticket=ticket,
-            fence=_int(fence),
-            attempt=_int(attempt),
-            crashes=_int(crashes),
-            supersedes=_text(supersedes) or None,
+            fence=number(fence),
+            attempt=number(attempt),
+            crashes=number(crashes),
+            supersedes=text(supersedes) or None,
             stop=bool(stop),
             clock=_now,
         )
@@ -390,7 +391,7 @@ class RedisRegistry(Registry):
             try:
                 await self._renew_all()
                 await self._claim_all()
-                await _some_at_once(map(self._tell_watched, list(self._watched)))
+                await some_at_once(map(self._tell_watched, list(self._watched)))
             except LogFailed as error:
                 logger.warning("leases cannot be looked after: %s", error)
             except Exception:
@@ -405,10 +406,10 @@ class RedisRegistry(Registry):
 
     async def _renew_all(self) -> None:
         held = list(self._held.values())
-        await _some_at_once(map(self._renew, held))
+        await some_at_once(map(self._renew, held))
         if _now() - self._placed > self._keep_ms / 1000 / _TICKS:
             self._placed = _now()
-            await _some_at_once(map(self._tell_where, held))
+            await some_at_once(map(self._tell_where, held))
 
     async def _renew(self, lease: Lease) -> None:
         thread = lease.ticket.thread
@@ -441,8 +442,8 @@ class RedisRegistry(Registry):
     async def _claim_all(self) -> None:
         """Take over the runs whose lease has ended."""
         now = await self._store.command("TIME")
-        now_ms = _int(now[0]) * 1000 + _int(now[1]) // 1000
-        await _some_at_once(
+        now_ms = number(now[0]) * 1000 + number(now[1]) // 1000
+        await some_at_once(
             self._claim_of(shard, now_ms)
             for shard in random.sample(range(self._shards), self._shards)
         )
@@ -456,7 +457,7 @@ class RedisRegistry(Registry):
             *("LIMIT", offset, _CLAIMED),
         )
         random.shuffle(found)
-        staying = [thread for thread in map(_text, found) if not await self._claim(thread)]
+        staying = [thread for thread in map(text, found) if not await self._claim(thread)]
         self._offsets[shard] = offset + len(staying) if len(found) == _CLAIMED else 0
 
     async def _claim(self, thread: str) -> bool:
@@ -484,7 +485,7 @@ class RedisRegistry(Registry):
 
     def _hear(self, news: Mapping[bytes, bytes]) -> None:
         if (run := news.get(b"stop")) is not None:
-            self._stop(_text(run))
+            self._stop(text(run))
         else:
             self._bell.set()
 
@@ -517,20 +518,6 @@ class RedisRegistry(Registry):
         return self._keeper.encode(ticket.work)
 
 
-async def _some_at_once(works: Iterable[Awaitable[None]]) -> None:
-    """Do all of them, a few at a time; the first error is raised when all are done."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(work: Awaitable[None]) -> None:
-        async with gate:
-            await work
-
-    results = await asyncio.gather(*map(one, works), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-
-
 def _ticket(run: Any, told: Any, thread: str) -> Ticket:
     """A run as Redis holds it, without what it takes to carry it out.
 
@@ -542,16 +529,5 @@ def _ticket(run: Any, told: Any, thread: str) -> Ticket:
     except (ValueError, TypeError) as error:
         raise LogFailed(f"run {run!r} in Redis is corrupt: {error}") from error
     return Ticket(
-        run=_text(run), thread=thread, thread_id=str(thread_id), graph=str(graph), work=None
+        run=text(run), thread=thread, thread_id=str(thread_id), graph=str(graph), work=None
     )
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _int(value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise LogFailed(f"expected a number from Redis, got {value!r}") from None
