@@ -22,7 +22,7 @@ LAYERS = [
     {"log.registry"},
     {"log"},
     {"log.fold", "log.memory_registry", "log.redis_server", "log.scripts", "commands"},
-    {"log.memory", "log.redis_registry"},
+    {"log.memory", "log.redis_registry", "log.redis_thread"},
     {"log.redis"},
     {"tap"},
     {"streaming", "metrics"},

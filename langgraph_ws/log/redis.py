@@ -11,9 +11,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, cast
 from zlib import crc32
@@ -21,7 +20,7 @@ from zlib import crc32
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
+from langgraph_ws.codec import dumps, encode_frame
 from langgraph_ws.errors import (
     ConfigurationError,
     GapReason,
@@ -29,7 +28,7 @@ from langgraph_ws.errors import (
     LogClosed,
     LogFailed,
 )
-from langgraph_ws.frames import BlockDelta, Frame, RunFinished
+from langgraph_ws.frames import Frame, RunFinished
 from langgraph_ws.log import (
     TERMINAL,
     Bounds,
@@ -42,7 +41,6 @@ from langgraph_ws.log import (
     ThreadLog,
     gap_error,
     new_epoch,
-    wake_all,
 )
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
@@ -54,6 +52,16 @@ from langgraph_ws.log.redis_server import (
     number,
     some_at_once,
     text,
+)
+from langgraph_ws.log.redis_thread import (
+    LocalFollower,
+    LocalThread,
+    Reply,
+    Written,
+    entry_of,
+    is_of,
+    stamp_of,
+    stream_entry,
 )
 from langgraph_ws.view import ThreadView
 
@@ -69,8 +77,6 @@ _DOWN = 3
 _READ_AT_ONCE = 256
 _TRIES = 5
 """How often what was read in several steps is read anew, because the log has moved on meanwhile."""
-_CONSUMED = 1_024
-"""Entries that all have read and that are kept all the same, for one who comes next."""
 _WAKE_KEPT_S = 3_600
 _FOLDS = 256
 """Threads whose fold is kept in the process though nothing happens to them."""
@@ -139,9 +145,9 @@ class RedisThreadLog(ThreadLog):
             lease=lease,
             keep_s=limits.known_s,
         )
-        self._threads: OrderedDict[str, _Thread] = OrderedDict()
+        self._threads: OrderedDict[str, LocalThread] = OrderedDict()
         self._crowd = _FOLDS
-        self._written = _Written()
+        self._written = Written()
         self._no_epoch = new_epoch((clock or time.time)())
         self._closed = False
 
@@ -196,7 +202,7 @@ class RedisThreadLog(ThreadLog):
         try:
             async with local.loading:
                 seq = await self._resume(local, after, rewind=rewind)
-                follower = _Follower(local, seq, self._settle_followers)
+                follower = LocalFollower(local, seq, self._settle_followers)
                 local.followers[follower] = wake
         finally:
             self._settle_followers(local)
@@ -224,7 +230,7 @@ class RedisThreadLog(ThreadLog):
         entries = []
         for seq, result in results:
             time_ms, _, frame = (result or b"").partition(b" ")
-            entries.append(_entry(seq, run_id.encode(), time_ms, frame))
+            entries.append(entry_of(seq, run_id.encode(), time_ms, frame))
         return tuple(entries)
 
     def has_room(self) -> bool:
@@ -329,7 +335,7 @@ class RedisThreadLog(ThreadLog):
                 raise LeaseLost(f"the thread {thread!r} is held by another process")
             if reply[0] != b"OK" or not frames:
                 return Position("", 0), reply[1:] if reply[0] == b"OK" else reply
-            written = _Reply.of(reply[1:9])
+            written = Reply.of(reply[1:9])
             position = self._wrote(local, run_id, frames, written)
             await self._settle(local)
         await self._fit()
@@ -358,12 +364,12 @@ class RedisThreadLog(ThreadLog):
 
     # -- what this process holds of a thread ------------------------------------------------
 
-    def _local(self, key: str) -> _Thread:
+    def _local(self, key: str) -> LocalThread:
         local = self._threads.get(key)
         if local is None:
             if len(self._threads) >= self._crowd:
                 self._let_go_of_idle()
-            local = self._threads[key] = _Thread(key, self._keys(key)[1])
+            local = self._threads[key] = LocalThread(key, self._keys(key)[1])
         self._threads.move_to_end(key)
         return local
 
@@ -376,12 +382,12 @@ class RedisThreadLog(ThreadLog):
                 del self._threads[thread.key]
         self._crowd = max(_FOLDS, 2 * len(self._threads))
 
-    def _settle_followers(self, thread: _Thread) -> None:
+    def _settle_followers(self, thread: LocalThread) -> None:
         if not thread.followers and not thread.loading.locked():
             thread.let_go()
 
     def _wrote(
-        self, local: _Thread, run_id: str, frames: Sequence[Frame], written: _Reply
+        self, local: LocalThread, run_id: str, frames: Sequence[Frame], written: Reply
     ) -> Position:
         """Show followers what was written, and fold it in."""
         local.in_epoch(written.epoch)
@@ -403,7 +409,7 @@ class RedisThreadLog(ThreadLog):
         local.hidden = written.hidden, written.first - 1 - written.folded
         return Position(written.epoch, written.last)
 
-    async def _settle(self, local: _Thread) -> None:
+    async def _settle(self, local: LocalThread) -> None:
         """Store the fold when a run has ended, or much is held for want of one."""
         hidden_bytes, hidden = local.hidden
         limits = self._retention
@@ -416,7 +422,7 @@ class RedisThreadLog(ThreadLog):
         except LogFailed:  # the entries are written; the next one stores it
             logger.exception("the fold of %r could not be stored", local.key)
 
-    async def _folded(self, local: _Thread) -> tuple[Fold, str]:
+    async def _folded(self, local: LocalThread) -> tuple[Fold, str]:
         """The fold of a thread as it is now, and its epoch."""
         async with local.folding:
             for _ in range(_TRIES):
@@ -441,13 +447,13 @@ class RedisThreadLog(ThreadLog):
                 local.fold = None
         raise LogFailed(f"the log of {local.key!r} in Redis has holes")
 
-    def _stored(self, local: _Thread, stored: bytes) -> Fold:
+    def _stored(self, local: LocalThread, stored: bytes) -> Fold:
         try:
             return Fold.load(stored, self._retention.thread_bytes)
         except ValueError as error:
             raise LogFailed(f"the fold of {local.key!r} in Redis is corrupt: {error}") from error
 
-    async def _fold_on(self, local: _Thread, head: int) -> bool:
+    async def _fold_on(self, local: LocalThread, head: int) -> bool:
         """Fold in what Redis has up to the head; whether it has all of it."""
         fold, limit = local.fold, self._retention.thread_bytes
         while fold is not None and fold.seq < head:
@@ -460,16 +466,16 @@ class RedisThreadLog(ThreadLog):
                 return False
         return fold is not None
 
-    async def _read(self, local: _Thread, first: int, last: int) -> list[Entry]:
-        stamp = _stamp(local.epoch)
+    async def _read(self, local: LocalThread, first: int, last: int) -> list[Entry]:
+        stamp = stamp_of(local.epoch)
         found = await self._server.call(
             lambda redis: redis.xrange(
                 local.stream, f"{first}-{stamp}", f"{last}-{stamp}", count=_READ_AT_ONCE * 4
             )
         )
-        return [_stream_entry(name, fields) for name, fields in found if _is_of(stamp, name)]
+        return [stream_entry(name, fields) for name, fields in found if is_of(stamp, name)]
 
-    async def _resume(self, local: _Thread, after: Position | None, *, rewind: bool) -> int:
+    async def _resume(self, local: LocalThread, after: Position | None, *, rewind: bool) -> int:
         """Have what comes after a position in the process; the `seq` after which to read.
 
         Raises:
@@ -496,7 +502,7 @@ class RedisThreadLog(ThreadLog):
                 return number(start)
         raise gap_error("trimmed", seq, local.bounds)
 
-    async def _load(self, local: _Thread, bounds: Bounds, start: int) -> bool:
+    async def _load(self, local: LocalThread, bounds: Bounds, start: int) -> bool:
         """Have the entries after `start` in the process; False: the log has moved on meanwhile."""
         local.in_epoch(bounds.epoch)
         if not local.followers:
@@ -522,7 +528,7 @@ class RedisThreadLog(ThreadLog):
                 return False
         return local.first <= start + 1
 
-    async def _check(self, local: _Thread) -> None:
+    async def _check(self, local: LocalThread) -> None:
         """See whether a followed log is still the same."""
         known, time_ms = Position(local.epoch, local.head), local.time_ms
         reply = await self._run(lua.CHECK, local.key, known.seq)
@@ -553,266 +559,6 @@ class RedisThreadLog(ThreadLog):
             written.dropped(key, run_id, left)
 
 
-class _Written:
-    """What this process has written and nobody has dropped yet.
-
-    Attributes:
-        total: Its bytes.
-        ended: The runs that ended: when, the thread and the run; oldest end first.
-    """
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.ended: deque[tuple[float, str, str]] = deque()
-        self._bytes: dict[str, int] = {}  # of each thread
-        self._runs: Counter[str] = Counter()  # of each thread: those that ended
-        self._running: set[str] = set()
-
-    def note(self, thread: str, size: int, run_id: str, ended: float | None) -> None:
-        """A run has written, and (`ended`) come to its end; the thread takes so many bytes now."""
-        self._set(thread, size)
-        if ended is None:
-            self._running.add(thread)
-        else:
-            self._running.discard(thread)
-            self._runs[thread] += 1
-            self.ended.append((ended, thread, run_id))
-
-    def forget(self, thread: str) -> None:
-        """The thread is written elsewhere from now on."""
-        self._running.discard(thread)
-        self._set(thread, 0)
-
-    def expire(self, gone: float) -> None:
-        """Let go of the runs that ended until then: Redis drops them by itself."""
-        while self.ended and self.ended[0][0] <= gone:
-            self._let_go_of_first()
-
-    def dropped(self, thread: str, run_id: str, size: int) -> None:
-        """A run was dropped; its thread takes so many bytes now."""
-        if self.ended and self.ended[0][1:] == (thread, run_id):
-            self._let_go_of_first()
-        if thread in self._bytes:
-            self._set(thread, size)
-
-    def _let_go_of_first(self) -> None:
-        _, thread, _ = self.ended.popleft()
-        self._runs[thread] -= 1
-        if not self._runs[thread]:
-            del self._runs[thread]
-            if thread not in self._running:
-                self._set(thread, 0)
-
-    def _set(self, thread: str, size: int) -> None:
-        self.total += size - self._bytes.pop(thread, 0)
-        if size:
-            self._bytes[thread] = size
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """The reply to a write: its last entry and time, then what is held of the thread."""
-
-    epoch: str
-    last: int
-    time_ms: int
-    head: int
-    first: int
-    bytes: int
-    hidden: int
-    folded: int
-
-    @classmethod
-    def of(cls, reply: Sequence[Any]) -> _Reply:
-        epoch, *numbers = reply
-        return cls(text(epoch), *map(number, numbers))
-
-
-class _Thread:
-    """What a process holds of a thread.
-
-    The entries `base` to `head` are those that its followers have yet to read, and some more;
-    `first` is the first that they may see; `time_ms` is when the last was logged, if that is known;
-    `losses` counts how often something of the log was lost. `hidden`: bytes and number of the
-    entries that they may not see, and that no stored fold covers. `writer`: this process writes to
-    it, so that nobody else has to be listened to.
-    """
-
-    def __init__(self, key: str, stream: str) -> None:
-        self.key = key
-        self.stream = stream
-        self.epoch = ""
-        self.first = 1
-        self.base = 1
-        self.head = 0
-        self.time_ms = 0
-        self.losses = 0
-        self.size = 0
-        self.entries: dict[int, Entry] = {}
-        self.followers: dict[_Follower, Callable[[], None]] = {}
-        self.fold: Fold | None = None
-        self.hidden: tuple[int, int] = (0, 0)
-        self.writer = False
-        self.behind = False
-        self.corrupt = False
-        self.closed = False
-        self.writing = asyncio.Lock()
-        self.folding = asyncio.Lock()
-        self.loading = asyncio.Lock()
-
-    @property
-    def is_idle(self) -> bool:
-        locks = (self.writing, self.folding, self.loading)
-        return not (self.followers or self.writer or any(lock.locked() for lock in locks))
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether others have to be listened to."""
-        ends = self.closed or self.corrupt
-        return bool(self.followers) and not ends and (not self.writer or self.behind)
-
-    @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.epoch, self.first, self.head)
-
-    def in_epoch(self, epoch: str) -> None:
-        """Take note of the epoch that the log is in now; in a new one, nothing of the old holds."""
-        if epoch == self.epoch:
-            return
-        lost = self.epoch != ""
-        self.losses += 1
-        self.epoch, self.fold, self.first = epoch, None, 1
-        if lost or self.head:
-            self.let_go()
-            self.begin(0)
-            self.wake()
-
-    @property
-    def known(self) -> Position:
-        """How far this process has seen the log."""
-        seen = self.head if self.followers else 0
-        return Position(self.epoch, max(seen, self.fold.seq if self.fold else 0))
-
-    def go_back(self, head: int) -> None:
-        """Take note that entries are gone that were seen: nobody goes on from these."""
-        self.losses += 1
-        self.fold = None
-        self.begin(head)
-        for follower in self.followers:
-            follower.is_ahead = True
-        self.wake()
-
-    def begin(self, start: int) -> None:
-        self.entries.clear()
-        self.size = self.time_ms = 0
-        self.base, self.head, self.behind, self.corrupt = start + 1, start, False, False
-
-    def let_go(self) -> None:
-        """Hold no entries: nobody reads them."""
-        self.entries.clear()
-        self.size = 0
-        self.base = self.head + 1
-
-    def push(self, entries: Sequence[Entry]) -> bool:
-        """Take the entries that come next; whether there were any."""
-        news = [entry for entry in entries if entry.seq > self.head]
-        if not self.followers and not self.loading.locked():
-            return False
-        for entry in news:
-            if entry.seq != self.head + 1:
-                self.behind = True
-                return entry is not news[0]
-            self.head, self.time_ms = entry.seq, entry.time_ms
-            self.entries[entry.seq] = entry
-            self.size += _size(entry)
-        if len(self.entries) > _CONSUMED * 2 and not self.loading.locked():
-            self._let_go_of_read()
-        return bool(news)
-
-    def prepend(self, entries: Sequence[Entry]) -> None:
-        """Take the entries that lie right before those that are held."""
-        if entries:
-            self.entries = {entry.seq: entry for entry in entries} | self.entries
-            self.size += sum(map(_size, entries))
-            self.base = entries[0].seq
-
-    def trim(self, bounds: Bounds) -> None:
-        """Take note of what is held of the log."""
-        if bounds.epoch == self.epoch and bounds.first > self.first:
-            self.first = bounds.first
-            self._drop_before(bounds.first)
-
-    def skip_to(self, seq: int) -> None:
-        """Go on before an entry, because those between are gone."""
-        self.first = max(self.first, seq)
-        self.begin(seq - 1)
-
-    def folded(self, entries: Sequence[Entry], limit: int) -> None:
-        """Fold in the entries that come next."""
-        if self.fold is None and entries[0].seq == 1:
-            self.fold = Fold(limit)
-        for entry in entries:
-            if self.fold is not None and entry.seq == self.fold.seq + 1:
-                self.fold.apply(entry.run_id, entry.frame, _size(entry))
-
-    def wake(self) -> None:
-        wake_all(self.followers)
-
-    def _let_go_of_read(self) -> None:
-        read = min((follower.position.seq for follower in self.followers), default=self.head)
-        self._drop_before(min(read, self.head - _CONSUMED) + 1)
-
-    def _drop_before(self, first: int) -> None:
-        while self.base < first and self.base in self.entries:
-            self.size -= _size(self.entries.pop(self.base))
-            self.base += 1
-        if not self.entries:
-            self.base = self.head + 1
-
-
-class _Follower:
-    """A cursor over the log of one thread; `is_ahead`: it has seen entries that are gone."""
-
-    def __init__(self, thread: _Thread, seq: int, settle: Callable[[_Thread], None]) -> None:
-        self._thread = thread
-        self._seq = seq
-        self._epoch = thread.epoch
-        self._settle = settle
-        self.is_ahead = False
-
-    @property
-    def position(self) -> Position:
-        """The position of the entry read last."""
-        return Position(self._epoch, self._seq)
-
-    @property
-    def lag(self) -> int:
-        """How many entries lie after the position."""
-        return max(0, self._thread.head - self._seq)
-
-    def read(self, limit: int) -> list[Entry]:
-        """The entries after the position that are there now, at most `limit`; moves past them."""
-        thread = self._thread
-        if thread.epoch != self._epoch:
-            raise gap_error("epoch", self._seq, thread.bounds)
-        if self.is_ahead:
-            raise gap_error("ahead", self._seq, thread.bounds)
-        start = self._seq + 1
-        if start < thread.first or thread.corrupt:
-            raise gap_error("trimmed", self._seq, thread.bounds)
-        if start > thread.head:
-            if thread.closed:
-                raise LogClosed("the thread log has been closed")
-            return []
-        self._seq = min(self._seq + limit, thread.head)
-        return [thread.entries[seq] for seq in range(start, self._seq + 1)]
-
-    def close(self) -> None:
-        """Stop following; `wake` is not called again."""
-        if self._thread.followers.pop(self, None) is not None:
-            self._settle(self._thread)
-
-
 class _Reader:
     """Reads what others write, for all followed threads of the process.
 
@@ -822,14 +568,14 @@ class _Reader:
     """
 
     def __init__(
-        self, server: Server, check: Callable[[_Thread], Any], *, wake: str, bell: str
+        self, server: Server, check: Callable[[LocalThread], Any], *, wake: str, bell: str
     ) -> None:
         self._server = server
         self._check = check
         self._wake = wake
         self._bell = bell
         self._hear: Callable[[Mapping[bytes, bytes]], None] | None = None
-        self._threads: dict[str, _Thread] = {}
+        self._threads: dict[str, LocalThread] = {}
         self._task: asyncio.Task[None] | None = None
         self._woken = self._heard = "0-0"
         self._reading: set[str] = set()
@@ -843,7 +589,7 @@ class _Reader:
         self._hear = hear
         self._begin()
 
-    def add(self, thread: _Thread) -> None:
+    def add(self, thread: LocalThread) -> None:
         """Read a thread as long as it is followed here and written elsewhere."""
         if self._closed:
             return
@@ -918,7 +664,7 @@ class _Reader:
         if self._hear is not None:
             streams[self._bell] = self._heard
         heads = {stream: Position(thread.epoch, thread.head) for stream, thread in remote.items()}
-        streams |= {stream: f"{at.seq}-{_stamp(at.epoch)}" for stream, at in heads.items()}
+        streams |= {stream: f"{at.seq}-{stamp_of(at.epoch)}" for stream, at in heads.items()}
         reply = await redis.xread(streams, count=_READ_AT_ONCE, block=int(_BLOCK_S * 1000))
         for stream, entries in cast("Any", reply) or ():
             name = text(stream)
@@ -931,12 +677,12 @@ class _Reader:
             elif (thread := self._threads.get(name)) is not None:
                 await self._take(thread, heads[name], entries)
 
-    async def _take(self, thread: _Thread, after: Position, found: Sequence[Any]) -> None:
+    async def _take(self, thread: LocalThread, after: Position, found: Sequence[Any]) -> None:
         """Take what was read of a thread, unless it is read from elsewhere by now."""
         if thread.epoch != after.epoch or thread.head < after.seq:
             return
-        stamp = _stamp(after.epoch)
-        if all(_is_of(stamp, name) for name, _ in found):
+        stamp = stamp_of(after.epoch)
+        if all(is_of(stamp, name) for name, _ in found):
             self._show(thread, found)
         else:
             await self._check(thread)
@@ -945,9 +691,9 @@ class _Reader:
                 thread.corrupt = True
                 thread.wake()
 
-    def _show(self, thread: _Thread, found: Sequence[Any]) -> None:
+    def _show(self, thread: LocalThread, found: Sequence[Any]) -> None:
         try:
-            entries = [_stream_entry(name, fields) for name, fields in found]
+            entries = [stream_entry(name, fields) for name, fields in found]
         except LogFailed:
             logger.exception("the log of %r is corrupt", thread.key)
             thread.corrupt = True
@@ -967,37 +713,3 @@ def _kind(frame: Frame) -> str:
     if isinstance(frame, RunFinished):
         return "e"
     return "t" if isinstance(frame, TERMINAL) else "d"
-
-
-def _size(entry: Entry) -> int:
-    """About how many bytes an entry takes in this process."""
-    frame = entry.frame
-    return 512 + len(frame.text if type(frame) is BlockDelta else dumps(encode_frame(frame)))
-
-
-def _stamp(epoch: str) -> int:
-    """What the ids of entries of an epoch end with (see `scripts`); 0: there is none."""
-    began, _, chance = epoch.partition("-")
-    return (int(began) << 20) + int(chance[:5], 16) if epoch else 0
-
-
-def _is_of(stamp: int, name: bytes) -> bool:
-    """Whether an entry is of the epoch with this stamp."""
-    return int(name.partition(b"-")[2]) == stamp
-
-
-def _stream_entry(name: bytes, fields: dict[bytes, bytes]) -> Entry:
-    seq = name.partition(b"-")[0]
-    return _entry(seq, fields.get(b"r"), fields.get(b"t"), fields.get(b"d"))
-
-
-def _entry(seq: Any, run_id: Any, time_ms: Any, frame: Any) -> Entry:
-    """An entry as Redis holds it.
-
-    Raises:
-        LogFailed: It is none.
-    """
-    try:
-        return Entry(int(seq), run_id.decode(), int(time_ms), decode_frame(loads(frame)))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise LogFailed(f"entry {seq!r} in Redis is corrupt: {error}") from error
