@@ -583,16 +583,22 @@ async def test_entries_that_take_the_place_of_others_never_mix_with_them(
         await log.close()
 
 
+@pytest.mark.parametrize("noticed", [False, True])
 async def test_a_writer_begins_an_epoch_when_what_it_wrote_is_gone(
-    make: Make, fail_over: FailOver
+    make: Make, fail_over: FailOver, noticed: bool
 ) -> None:
     here, there = make(fail_over.url), make(fail_over.url)
-    follower = await here.follow("t", None, nothing)
+    wakes = Wakes()
+    follower = await here.follow("t", None, wakes)
     await here.append("t", "r", [started(), MessageStarted(message_id="m")])
     await fail_over.lag()
     old = await here.append("t", "r", [delta("gone"), delta("gone")])
     assert len(follower.read(ALL)) == 4
     await fail_over.happen()
+    if noticed:
+        await wakes.reach(3)
+        with pytest.raises(GapError, match="ahead"):
+            follower.read(ALL)
     new = await here.append("t", "r", [delta(str(number)) for number in range(5)])
     assert new.seq == 7
     assert new.epoch != old.epoch

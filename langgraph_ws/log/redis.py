@@ -433,7 +433,7 @@ class RedisThreadLog(ThreadLog):
                 epoch, head, runs, stored = reply
                 local.in_epoch(text(epoch))
                 if known.epoch == local.epoch and known.seq > number(head):
-                    local.fold = None
+                    local.go_back(number(head))
                     continue
                 if stored:
                     local.fold = self._stored(local, stored)

@@ -111,9 +111,9 @@ class LocalThread:
 
     The entries `base` to `head` are those that its followers have yet to read, and some more;
     `first` is the first that they may see; `time_ms` is when the last was logged, if that is known;
-    `losses` counts how often something of the log was lost. `hidden`: bytes and number of the
-    entries that they may not see, and that no stored fold covers. `writer`: this process writes to
-    it, so that nobody else has to be listened to.
+    `losses` counts how often something of the log was lost; `gone` is the last entry of the epoch
+    that was. `hidden`: bytes and number of the entries that they may not see, and that no stored
+    fold covers. `writer`: this process writes to it, so that nobody else has to be listened to.
     """
 
     def __init__(self, key: str, stream: str) -> None:
@@ -124,7 +124,7 @@ class LocalThread:
         self.base = 1
         self.head = 0
         self.time_ms = 0
-        self.losses = 0
+        self.losses = self.gone = 0
         self.size = 0
         self.entries: dict[int, Entry] = {}
         self.followers: dict[LocalFollower, Callable[[], None]] = {}
@@ -161,7 +161,7 @@ class LocalThread:
             return
         lost = self.epoch != ""
         self.losses += 1
-        self.epoch, self.fold, self.first = epoch, None, 1
+        self.epoch, self.fold, self.first, self.gone = epoch, None, 1, 0
         if lost or self.head:
             self.let_go()
             self.begin(0)
@@ -169,12 +169,13 @@ class LocalThread:
 
     @property
     def known(self) -> Position:
-        """How far this process has seen the log."""
-        seen = self.head if self.followers else 0
-        return Position(self.epoch, max(seen, self.fold.seq if self.fold else 0))
+        """How far this process has ever seen the log."""
+        head = self.head if self.followers else 0
+        return Position(self.epoch, max(self.gone, head, self.fold.seq if self.fold else 0))
 
     def go_back(self, head: int) -> None:
         """Take note that entries are gone that were seen: nobody goes on from these."""
+        self.gone = self.known.seq
         self.losses += 1
         self.fold = None
         self.begin(head)
