@@ -327,7 +327,9 @@ class RedisRegistry(Registry):
         try:
             ticket = replace(ticket, work=self._keeper.decode(work))
         except ValueError as error:
-            logger.warning("run %s cannot be carried out here: %s", ticket.run_id, error)
+            # Its text may quote what the client sent.
+            kind = type(error).__name__
+            logger.warning("run %s cannot be carried out here: %s", ticket.run_id, kind)
             return await self._leave(ticket, number(fence))
         return self._hold(leased, ticket, began)
 
