@@ -41,14 +41,14 @@ from langgraph_ws.frames import (
 from langgraph_ws.graphs import Graph
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, ThreadLog
-from langgraph_ws.log.registry import Lease, Registry, Ticket
+from langgraph_ws.log.registry import Lease, Registry, Ticket, lost
 from langgraph_ws.mapping import Mapper, report
 from langgraph_ws.metrics import Metrics, RunLabels
 from langgraph_ws.sink import Sink
 from langgraph_ws.streaming import ERROR_TEXTS, Execution, Resumption, graph_options
-from langgraph_ws.takeover import Story, can_be_taken_over, closing, take_over
+from langgraph_ws.takeover import Story, can_be_taken_over, take_over
 from langgraph_ws.turns import prepare, run_config
-from langgraph_ws.view import RunView, ThreadView
+from langgraph_ws.view import RunView, ThreadView, closing
 
 __all__ = [
     "CancelledRun",
@@ -68,7 +68,6 @@ logger = logging.getLogger("langgraph_ws")
 Durability = Literal["sync", "async", "exit"]
 _CRASHES = 3
 """Processes that may disappear under a run, before it is given up."""
-_LOST = "The run was lost with the server that carried it."
 _READ_AT_ONCE = 1_000
 _ON_CANCEL_S = 10.0
 """How long `on_cancel` may take."""
@@ -348,8 +347,7 @@ class Run:
             return [*closing(run, "cancelled"), RunFinished(status="cancelled")]
         if can_go_on and self.lease.crashes < _CRASHES:
             return None
-        failed = RunFailed(code="lost", message=_LOST, retryable=can_go_on)
-        return [*closing(run, "failed"), failed, RunFinished(status="lost")]
+        return [*closing(run, "failed"), *lost(retryable=can_go_on)]
 
     async def break_off(self, error: RequestError) -> None:
         """End it because it could not be carried out: in the log when somebody may follow it."""

@@ -32,9 +32,9 @@ from langgraph_ws.graphs import Graph, read_state
 from langgraph_ws.mapping import Part
 from langgraph_ws.streaming import Resumption, graph_options
 from langgraph_ws.turns import checkpoint_id, pending_interrupts
-from langgraph_ws.view import OpenMessage, RunView
+from langgraph_ws.view import RunView
 
-__all__ = ["Story", "TakeOver", "can_be_taken_over", "closing", "take_over"]
+__all__ = ["Story", "TakeOver", "can_be_taken_over", "take_over"]
 
 
 def can_be_taken_over(graph: Graph) -> bool:
@@ -129,29 +129,6 @@ async def take_over(
             finished=frozenset(found.finished),
             checkpoints=frozenset(story.checkpoints),
         ),
-    )
-
-
-def closing(run: RunView, status: Literal["failed", "cancelled"]) -> list[Frame]:
-    """The frames that end the messages of a run that nobody will finish any more."""
-    return [_closed(message, status) for message in run.open.values()]
-
-
-def _closed(message: OpenMessage, status: Literal["failed", "cancelled"]) -> MessageFinished:
-    started = message.started
-    return MessageFinished(
-        message_id=started.message_id,
-        role=started.role,
-        content=tuple(
-            block.block if block.block is not None else {"type": block.kind, block.kind: block.text}
-            for block in message.blocks.values()
-            if block.block is not None or block.kind in ("text", "reasoning")
-        ),
-        status=status,
-        node=started.node,
-        namespace=started.namespace,
-        task_id=started.task_id,
-        name=started.name,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from langgraph_ws.frames import (
     AttemptStarted,
@@ -29,7 +29,7 @@ from langgraph_ws.frames import (
     Sources,
 )
 
-__all__ = ["OpenBlock", "OpenMessage", "RunView", "ThreadView"]
+__all__ = ["OpenBlock", "OpenMessage", "RunView", "ThreadView", "closing"]
 
 
 @dataclass(slots=True)
@@ -163,3 +163,26 @@ class ThreadView:
             },
             dict(self.interrupts),
         )
+
+
+def closing(run: RunView, status: Literal["failed", "cancelled"]) -> list[Frame]:
+    """The frames that end the messages of a run that nobody will finish any more."""
+    return [_closed(message, status) for message in run.open.values()]
+
+
+def _closed(message: OpenMessage, status: Literal["failed", "cancelled"]) -> MessageFinished:
+    started = message.started
+    return MessageFinished(
+        message_id=started.message_id,
+        role=started.role,
+        content=tuple(
+            block.block if block.block is not None else {"type": block.kind, block.kind: block.text}
+            for block in message.blocks.values()
+            if block.block is not None or block.kind in ("text", "reasoning")
+        ),
+        status=status,
+        node=started.node,
+        namespace=started.namespace,
+        task_id=started.task_id,
+        name=started.name,
+    )

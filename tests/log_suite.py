@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from langgraph_ws.errors import GapError, LogClosed
 from langgraph_ws.frames import (
+    AttemptStarted,
     BlockDelta,
     BlockFinished,
     BlockStarted,
@@ -670,6 +671,26 @@ class ThreadLogSuite:
         _, view = await log.view("t")
         text = view.runs["r"].open["m"].blocks[0].text
         assert text == "".join(f"{number} " for number in range(50))
+
+    async def test_messages_that_come_again_take_no_room_in_the_view(
+        self, make_log: MakeLog
+    ) -> None:
+        log = await make_log(Retention(thread_bytes=40_000))
+
+        def message(name: str, task_id: str) -> MessageFinished:
+            content = ({"type": "text", "text": "x" * 15_000},)
+            return MessageFinished(message_id=name, task_id=task_id, content=content)
+
+        async def said() -> list[str]:
+            _, view = await log.view("t")
+            return [message.message_id for message in view.runs["r"].messages]
+
+        await log.append("t", "r", [started(), message("a", "1"), message("b", "2")])
+        attempt = AttemptStarted(attempt=2, rerun_task_ids=("1",), rollback_to=0)
+        await log.append("t", "r", [attempt, message("c", "1")])
+        assert await said() == ["b", "c"]
+        await log.append("t", "r", [message("d", "3")])
+        assert await said() == ["c", "d"]
 
     async def test_the_view_forgets_a_run_with_its_result_but_no_pending_interrupt(
         self, log: ThreadLog, clock: Clock

@@ -21,8 +21,8 @@ LAYERS = [
     # asynchronous, no network
     {"log.registry"},
     {"log"},
-    {"log.fold", "log.memory_registry", "log.scripts", "commands"},
-    {"log.memory", "log.redis_registry"},
+    {"log.fold", "log.memory_registry", "log.redis_server", "log.scripts", "commands"},
+    {"log.memory", "log.redis_registry", "log.redis_thread"},
     {"log.redis"},
     {"tap"},
     {"streaming", "metrics"},

@@ -27,7 +27,7 @@ from langgraph_ws.frames import (
     Sources,
 )
 from langgraph_ws.log import Bounds, Entry, Position, Retention, ThreadLog
-from langgraph_ws.log.memory import MemoryThreadLog
+from langgraph_ws.log.memory import MemoryThreadLog, _Pack
 from tests.log_suite import (
     ALL,
     Clock,
@@ -69,6 +69,15 @@ TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadlin
 
 class Payload(dict[str, Any]):
     """Data whose end can be seen."""
+
+
+class Incomparable(dict[str, Any]):
+    """Data that raises when it is compared, as arrays do."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("no")
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def message(name: str, size: int) -> MessageFinished:
@@ -130,15 +139,53 @@ async def test_entries_of_a_run_that_ended_are_packed_and_read_as_before(
     assert log.size().entries == 2
 
 
+async def test_packs_are_small(make: Callable[..., MemoryThreadLog], clock: Clock) -> None:
+    log = make()
+    texts = ["\u00fc" * 10_000] * 20 + ["x" * 200_000] + ["x"] * 200
+    await log.append("t", "r", whole_run("r", *map(delta, texts)))
+    before = await read_all(log, "t")
+    clock.now += 11
+    while log._pack(clock.now):
+        pass
+    packs = {id(e): e for e in log._threads["t"].entries.values() if isinstance(e, _Pack)}
+    assert len(packs) > 10
+    for pack in packs.values():
+        assert len(pack.sizes) <= 64
+        assert len(pack._json) <= 64 * 1024
+    assert [entry.frame for entry in await read_all(log, "t")] == [e.frame for e in before]
+
+
+async def test_packing_never_holds_the_loop_for_long(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make()
+    for number in range(20):
+        deltas = [delta(str(place)) for place in range(500)]
+        await log.append(f"t{number}", "r", whole_run("r", *deltas))
+    clock.now += 11
+    loop = asyncio.get_running_loop()
+    log._sweep(loop)
+    began, turns = loop.time(), 0
+    while log._unpacked:
+        await asyncio.sleep(0.001)
+        turns += 1
+        assert loop.time() - began < 10
+    assert turns > 20
+
+
 async def test_what_json_would_change_is_not_packed(
     make: Callable[..., MemoryThreadLog], clock: Clock
 ) -> None:
     log = make()
-    odd = Custom(name="odd", data={1: "one"})
-    await log.append("t", "r", [started("r"), odd, RunFinished(status="completed")])
+    odd = [Custom(name="odd", data=data) for data in ({1: "one"}, {"a", "b"}, Incomparable())]
+    await log.append("t", "r", whole_run("r", delta(), *odd, delta()))
     clock.now += 11
-    await log.append("u", "s", [started("s")])
-    assert (await read_all(log, "t"))[1].frame is odd
+    while log._pack(clock.now):
+        pass
+    frames = [entry.frame for entry in await read_all(log, "t")]
+    assert all(mine is theirs for mine, theirs in zip(frames[2:5], odd, strict=True))
+    assert isinstance(log._threads["t"].entries[1], _Pack)
+    assert isinstance(log._threads["t"].entries[6], _Pack)
 
 
 def test_an_entry_shows_what_it_holds() -> None:

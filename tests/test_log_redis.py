@@ -25,7 +25,8 @@ from langgraph_ws.frames import (
     Source,
     Sources,
 )
-from langgraph_ws.log import Position, Retention, ThreadLog
+from langgraph_ws.log import Bounds, Position, Retention, ThreadLog
+from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.redis import RedisThreadLog
 from tests.log_suite import (
@@ -45,7 +46,7 @@ from tests.log_suite import (
     whole_run,
 )
 from tests.proxy import EatingProxy
-from tests.servers import RedisServer, redis_server
+from tests.servers import RedisServer, free_port, redis_server
 
 _prefixes = count()
 _url = ""
@@ -177,6 +178,57 @@ async def test_what_is_written_while_older_entries_are_loaded_is_no_gap(
     assert seen == expected
 
 
+async def test_a_second_reader_of_a_long_run_misses_nothing(make: Make) -> None:
+    here, there = make(), make()
+    written = [Custom(name="n", data=number) for number in range(5_000)]
+    for begin in range(0, 5_000, 1_000):
+        head = await here.append("t", "r", written[begin : begin + 1_000])
+    for log in (here, there):
+        late = await log.follow("t", Position(head.epoch, 4_990), nothing)
+        follower = await log.follow("t", Position(head.epoch, 1), nothing)
+        assert frames_of(follower.read(ALL)) == written[1:]
+        assert frames_of(late.read(ALL)) == written[4_990:]
+
+
+async def test_nothing_is_let_go_of_while_older_entries_are_loaded(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make()
+    written = [Custom(name="n", data=number) for number in range(6_000)]
+    head = await log.append("t", "r", written[:2_000])
+    first = await log.follow("t", head, nothing)
+    read = log._read
+
+    async def slowly(*given: Any) -> Any:
+        found = await read(*given)
+        if first.position.seq < 6_000:
+            await log.append("t", "r", written[first.position.seq : first.position.seq + 1_000])
+            first.read(ALL)
+        else:
+            first.close()
+        return found
+
+    monkeypatch.setattr(log, "_read", slowly)
+    for _ in range(3):
+        follower = await log.follow("t", None, nothing)
+        begun = written[: follower.lag]
+        assert len(begun) >= 2_000
+        assert frames_of(follower.read(ALL)) == begun
+
+
+async def test_who_waits_is_told_what_another_follower_loads(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make(), make()
+    wakes = Wakes()
+    follower = await there.follow("t", None, wakes)
+    monkeypatch.setattr(there._reader, "_show", lambda *_: None)
+    await here.append("t", "r", [delta()])
+    await there.follow("t", None, nothing)
+    await wakes.reach(1)
+    assert frames_of(follower.read(ALL)) == [delta()]
+
+
 async def test_a_process_that_only_reads_folds_on_from_a_stored_fold(make: Make) -> None:
     limits = Retention(entries=20)
     here, there = make(retention=limits), make(retention=limits)
@@ -225,6 +277,20 @@ async def test_keys_of_a_thread_share_a_slot_and_go_by_themselves(make: Make) ->
             assert 0 < await redis.pttl(key) <= 62_000
 
 
+async def test_all_that_is_known_of_a_followed_thread_stays(make: Make) -> None:
+    log = make(retention=Retention(finished_s=1, result_s=2))
+    await log.append("t", "r", whole_run("r"))
+    await log.append("t", "s", [started("s")])
+    await log.follow("t", None, nothing)
+    found = await keys(log, "*:t:*")
+    assert {key.rpartition(":")[2] for key in found} == {"meta", "log", "results", "fold"}
+    async with Redis.from_url(_url) as redis:
+        for key in found:
+            await redis.pexpire(key, 10_000)
+        await log._check(log._threads["t"])
+        assert min([await redis.pttl(key) for key in found]) > 60_000
+
+
 # --- what goes wrong --------------------------------------------------------------------------
 
 
@@ -244,6 +310,54 @@ async def test_a_wiped_redis_is_noticed_by_those_who_wait(make: Make) -> None:
     new = await here.append("t", "r", [delta()])
     assert new.seq == 1
     assert new.epoch != old.epoch
+
+
+async def test_a_log_that_was_wiped_is_read_from_its_first_entry(make: Make) -> None:
+    here = make(retention=Retention(entries=5))
+    await here.append("t", "r", [delta(str(n)) for n in range(10)])
+    follower = await here.follow("t", (await here.view("t"))[0], nothing)
+    await wipe()
+    await here.append("t", "s", [delta("new")])
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert (caught.value.reason, caught.value.first, caught.value.head) == ("epoch", 1, 1)
+    assert frames_of(await read_all(here, "t")) == [delta("new")]
+
+
+async def test_entries_of_a_wiped_log_and_a_new_one_never_mix(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make(), make()
+    wakes = Wakes()
+    follower = await there.follow("t", None, wakes)
+    await here.append("t", "r", [delta("old"), delta("old")])
+    await wakes.reach(1)
+    assert len(follower.read(ALL)) == 2
+    await wipe()
+    for number in range(1, 6):
+        await here.append("t", "s", [delta(str(number))])
+    await wakes.reach(2)
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert caught.value.reason == "epoch"
+
+
+async def test_what_was_wiped_while_it_was_loaded_is_read_anew(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make(), make()
+    await here.append("t", "r", [delta("old")] * 3_000)
+    read = there._read
+
+    async def wiped(*given: Any) -> Any:
+        monkeypatch.undo()
+        found = await read(*given)
+        await wipe()
+        await here.append("t", "s", [delta("new")] * 3_000)
+        return found
+
+    monkeypatch.setattr(there, "_read", wiped)
+    assert frames_of(await read_all(there, "t")) == [delta("new")] * 3_000
 
 
 @pytest.mark.parametrize(
@@ -270,7 +384,9 @@ async def test_a_corrupt_entry_is_told_and_hurts_no_other_thread(
         [stream] = await keys(here, "*:t:log")
         [meta] = await keys(here, "*:t:meta")
         await redis.hset(meta, "s", 2)
-        await redis.xadd(stream, fields or {"nothing": ""}, id="2-0")
+        [(first, _)] = await redis.xrange(stream)
+        second = first.replace(b"1-", b"2-", 1)
+        await redis.xadd(stream, fields or {"nothing": ""}, id=second)
     await wakes.reach(1)
     with pytest.raises(GapError):
         follower.read(ALL)
@@ -370,6 +486,135 @@ async def test_a_redis_that_stays_away_fails_what_needs_it_in_time(
         await log.close()
 
 
+async def test_a_master_that_was_demoted_is_waited_for(tmp_path: Path, make: Make) -> None:
+    with redis_server(tmp_path) as server:
+        log = make(server.url, patience=5.0)
+        wakes = Wakes()
+        follower = await log.follow("t", None, wakes)
+        await log.append("t", "r", [started()])
+        async with Redis.from_url(server.url) as redis:
+            await redis.replicaof("127.0.0.1", str(free_port()))
+            writing = asyncio.create_task(log.append("t", "r", [delta()]))
+            await asyncio.sleep(0.3)
+            assert not writing.done()
+            assert log.health() == "degraded"
+            await redis.replicaof("NO", "ONE")
+        assert (await writing).seq == 2
+        assert log.health() == "ok"
+        assert frames_of(follower.read(ALL)) == [started(), delta()]
+        await log.close()
+
+
+class FailOver:
+    """A Redis, and a replica that takes its place, and lacks what came after `lag`."""
+
+    def __init__(self, master: RedisServer, replica: RedisServer) -> None:
+        self.url = master.url
+        self._master = master
+        self._replica = replica
+
+    async def replicate(self) -> None:
+        async with Redis.from_url(self.url) as master:
+            await master.config_set("repl-diskless-sync-delay", 0)
+        async with Redis.from_url(self._replica.url) as replica:
+            await replica.replicaof("127.0.0.1", str(self._master.port))
+
+    async def lag(self) -> None:
+        async with Redis.from_url(self.url) as master:
+            await master.set("before", 1)
+            assert await master.wait(1, 4_000) == 1
+        async with Redis.from_url(self._replica.url) as replica:
+            await replica.replicaof("NO", "ONE")
+
+    async def happen(self) -> None:
+        self._master.kill()
+        async with Redis.from_url(self._replica.url) as redis:
+            await redis.config_set("port", self._master.port)
+
+
+@pytest.fixture
+async def fail_over(tmp_path: Path) -> AsyncIterator[FailOver]:
+    with redis_server(tmp_path) as master, redis_server(tmp_path) as replica:
+        fail_over = FailOver(master, replica)
+        await fail_over.replicate()
+        yield fail_over
+
+
+async def test_what_a_replica_lacks_that_becomes_the_master_is_a_gap(
+    make: Make, fail_over: FailOver
+) -> None:
+    here, there = make(fail_over.url), make(fail_over.url)
+    wakes = Wakes()
+    await here.append("t", "r", [delta("a"), delta("b")])
+    follower = await there.follow("t", None, wakes)
+    await fail_over.lag()
+    old = await here.append("t", "r", [delta("gone"), delta("gone")])
+    await wakes.reach(1)
+    assert len(follower.read(ALL)) == 4
+    await fail_over.happen()
+    await wakes.reach(2)
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert (caught.value.reason, caught.value.head) == ("ahead", 2)
+    assert (await gap(there, "t", old)).reason == "ahead"
+    assert (await there.view("t"))[0] == Position(old.epoch, 2)
+    assert seqs(await read_all(there, "t")) == [1, 2]
+    await here.close()
+    await there.close()
+
+
+async def test_entries_that_take_the_place_of_others_never_mix_with_them(
+    make: Make, fail_over: FailOver
+) -> None:
+    here, there, third = (make(fail_over.url) for _ in range(3))
+    await here.append("t", "r", [delta("a"), delta("b")])
+    await fail_over.lag()
+    old = await here.append("t", "r", [delta("gone"), delta("gone")])
+    wakes = Wakes()
+    follower = await there.follow("t", old, wakes)
+    await fail_over.happen()
+    for number in range(5):  # by somebody who has not seen what is gone
+        await third.append("t", "s", [delta(str(number))])
+    await wakes.reach(1)
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert caught.value.reason == "ahead"
+    for log in (here, there, third):
+        await log.close()
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_a_writer_begins_an_epoch_when_what_it_wrote_is_gone(
+    make: Make, fail_over: FailOver, noticed: bool
+) -> None:
+    here, there = make(fail_over.url), make(fail_over.url)
+    wakes = Wakes()
+    follower = await here.follow("t", None, wakes)
+    await here.append("t", "r", [started(), MessageStarted(message_id="m")])
+    await fail_over.lag()
+    old = await here.append("t", "r", [delta("gone"), delta("gone")])
+    assert len(follower.read(ALL)) == 4
+    await fail_over.happen()
+    if noticed:
+        await wakes.reach(3)
+        with pytest.raises(GapError, match="ahead"):
+            follower.read(ALL)
+    new = await here.append("t", "r", [delta(str(number)) for number in range(5)])
+    assert new.seq == 7
+    assert new.epoch != old.epoch
+    with pytest.raises(GapError) as caught:
+        follower.read(ALL)
+    assert caught.value.reason == "epoch"
+    for log in (here, there):
+        assert (await gap(log, "t", old)).reason == "epoch"
+        assert seqs(await read_all(log, "t")) == list(range(1, 8))
+        position, view = await log.view("t")
+        assert position == new
+        assert list(view.runs["r"].open) == ["m"]
+    for log in (here, there):
+        await log.close()
+
+
 async def test_a_script_error_is_no_reason_to_try_again(make: Make) -> None:
     log = make()
     await log.append("t", "r", [started()])
@@ -385,6 +630,44 @@ async def test_a_script_error_is_no_reason_to_try_again(make: Make) -> None:
 def test_wrong_arguments_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         RedisThreadLog(**({"url": _url} | options))
+
+
+async def test_what_cannot_be_dropped_now_is_dropped_later(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make(retention=Retention(total_bytes=50_000))
+    big = delta("x" * 30_000)
+    await log.append("a", "r", whole_run("r", big))
+    run = log._run
+
+    async def fail(script: str, *given: Any) -> Any:
+        if script == lua.DROP:
+            raise LogFailed("Redis is away")
+        return await run(script, *given)
+
+    monkeypatch.setattr(log, "_run", fail)
+    assert (await log.append("b", "r", [started(), big])).seq == 2
+    assert not log.has_room()
+    monkeypatch.undo()
+    await log.append("b", "r", [delta()])
+    assert log.has_room()
+    assert await log.bounds("a") == Bounds((await log.bounds("a")).epoch, 5, 4)
+
+
+async def test_runs_that_are_out_of_time_take_no_room(make: Make) -> None:
+    clock = Clock()
+    log = make(retention=Retention(finished_s=10), clock=clock)
+    big = delta("x" * 30_000)
+    await log.append("a", "r", [started(), big])
+    await log.append("b", "r", whole_run("r", big))
+    assert log._written.total > 60_000
+    clock.advance(20)
+    await log.append("c", "r", [started()])
+    assert 30_000 < log._written.total < 31_000
+    await log.append("a", "r", ending())
+    clock.advance(20)
+    await log.append("c", "r", [delta()])
+    assert log._written.total < 1_000
 
 
 async def test_a_wake_that_raises_hurts_nobody(

@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
+from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
 
-from langgraph_ws.errors import LeaseLost, LogFailed
-from langgraph_ws.frames import Frame, RunFinished
-from langgraph_ws.log import ThreadLog
+from langgraph_ws.errors import GapError, LeaseLost, LogFailed
+from langgraph_ws.frames import Frame, MessageFinished, MessageStarted, RunFailed, RunFinished
+from langgraph_ws.log import Position, Retention, ThreadLog, redis_registry
+from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.log.redis import RedisThreadLog
 from langgraph_ws.log.registry import Admission, Admitted, Lease, Registry, Standing, Ticket, Where
-from tests.log_suite import delta, frames_of, read_all, seqs, started
+from tests.log_suite import ALL, Wakes, delta, frames_of, read_all, seqs, started
 from tests.servers import RedisServer, redis_server
 
 END: list[Frame] = [RunFinished(status="completed")]
@@ -63,6 +65,21 @@ class Keeper:
             while not true():
                 self.told.clear()
                 await self.told.wait()
+
+
+@dataclass
+class Strange(Keeper):
+    """Cannot read what it takes to carry out some runs, or (None) any."""
+
+    unread: Sequence[str] | None = None
+    asked: int = 0
+
+    def decode(self, data: bytes) -> Any:
+        self.asked += 1
+        self.told.set()
+        if self.unread is None or data.decode() in self.unread:
+            raise ValueError("of another version")
+        return super().decode(data)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +188,8 @@ async def test_finishing_logs_the_end_and_activates_the_next(make: Make) -> None
     assert second.ticket.run_id == "b"
     assert second.ticket.work == "b"
     assert second.ticket.thread_id == "id t"
+    with pytest.raises(LeaseLost):
+        await log.append("t", "a", [delta()], fence=first.fence)
     await log.append("t", "b", [started("b")], fence=second.fence)
     assert await registry.finish(second, END, interrupted=False) is None
     assert await registry.live("t") == ()
@@ -179,7 +198,7 @@ async def test_finishing_logs_the_end_and_activates_the_next(make: Make) -> None
     with pytest.raises(LeaseLost):
         await log.append("t", "b", [delta()], fence=second.fence)
     third = await lease_of(registry, "c")
-    assert third.fence > second.fence
+    assert third.fence > second.fence > first.fence
     with pytest.raises(LeaseLost):
         await registry.finish(second, END, interrupted=False)
     assert await registry.finish(third, (), interrupted=None) is None
@@ -349,6 +368,26 @@ class TestShared:
         assert not lease.is_held
         assert asyncio.get_running_loop().time() - began < 1.1
 
+    async def test_who_waits_for_renewals_stops_before_the_lease_ends(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keeper = Keeper()
+        registry = await begin(log := make(), keeper)
+        leases = [await lease_of(registry, str(number), f"t{number}") for number in range(20)]
+        began, go_on = asyncio.get_running_loop().time(), asyncio.Event()
+        run = log._server.run  # type: ignore[attr-defined]
+
+        async def hang(script: str, *given: Any) -> Any:
+            if script == lua.RENEW:
+                await go_on.wait()
+            return await run(script, *given)
+
+        monkeypatch.setattr(log._server, "run", hang)  # type: ignore[attr-defined]
+        await keeper.until(lambda: len(keeper.lost) == 20)
+        assert asyncio.get_running_loop().time() - began < 1.0
+        assert not any(lease.is_held for lease in leases)
+        go_on.set()
+
     async def test_a_graph_that_is_not_served_here_is_left_to_others(self, make: Make) -> None:
         registry = await begin(make())
         lease = await lease_of(registry, "a")
@@ -361,6 +400,90 @@ class TestShared:
         await begin(make(), keeper)
         await keeper.until(lambda: bool(keeper.taken))
         assert lease.ticket.graph == "g"
+
+    async def test_runs_that_can_be_served_do_not_wait_behind_others(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_registry, "_CLAIMED", 4)
+        registry = await begin(make())
+        shard = crc32(b"t") % 16
+        threads = [f"t{n}" for n in range(500) if crc32(f"t{n}".encode()) % 16 == shard]
+        for number, thread in enumerate(threads):
+            other = replace(ticket(f"r{number}", thread), graph="other")
+            assert (await registry.admit(other, "reject", 0)).lease is not None
+        await lease_of(registry, "a")
+        await die(registry)
+        keeper = Keeper()
+        await begin(make(), keeper)
+        await keeper.until(lambda: bool(keeper.taken))
+        assert [lease.ticket.run_id for lease in keeper.taken] == ["a"]
+
+    async def test_a_run_that_cannot_be_read_is_left_to_others(self, make: Make) -> None:
+        registry = await begin(make())
+        await lease_of(registry, "a")
+        await admit(registry, "b")
+        await die(registry)
+        strange, keeper = Strange(), Keeper()
+        await begin(make(), strange)
+        await strange.until(lambda: strange.asked > 0)
+        await begin(log := make(), keeper)
+        await keeper.until(lambda: bool(keeper.taken))
+        [taken] = keeper.taken
+        assert (taken.ticket, taken.attempt, taken.crashes) == (ticket("a"), 2, 1)
+        assert strange.taken == []
+        assert await read_all(log, "t") == []
+
+    async def test_a_run_that_nobody_can_read_is_lost(self, make: Make) -> None:
+        registry = await begin(log := make(lease=0.5))
+        lease = await lease_of(registry, "a")
+        await admit(registry, "b")
+        await log.append(
+            "t", "a", [started("a"), MessageStarted(message_id="m")], fence=lease.fence
+        )
+        await die(registry)
+        strange = Strange(unread=["a"])
+        began = asyncio.get_running_loop().time()
+        await begin(make(lease=0.5), strange)
+        await strange.until(lambda: bool(strange.taken))
+        assert asyncio.get_running_loop().time() - began > 2.5
+        [taken] = strange.taken
+        assert taken.ticket == ticket("b")
+        *_, message, failed, finished = frames_of(await read_all(log, "t"))
+        assert message == MessageFinished(message_id="m", status="failed")
+        assert isinstance(failed, RunFailed)
+        assert (failed.code, failed.retryable) == ("lost", False)
+        assert finished == RunFinished(status="lost")
+
+    async def test_a_queued_run_that_cannot_be_read_hurts_no_other(self, make: Make) -> None:
+        strange, keeper = Strange(unread=["b"]), Keeper()
+        registry = await begin(make(), strange)
+        lease = await lease_of(registry, "a")
+        await admit(registry, "b")
+        assert await registry.finish(lease, END, interrupted=False) is None
+        await begin(make(), keeper)
+        await keeper.until(lambda: bool(keeper.taken))
+        [taken] = keeper.taken
+        assert (taken.ticket, taken.attempt, taken.crashes) == (ticket("b"), 1, 0)
+
+    async def test_a_long_run_is_found_all_the_time(self, make: Make) -> None:
+        registry = await begin(make(retention=Retention(finished_s=1, result_s=1)))
+        await lease_of(registry, "a")
+        await asyncio.sleep(1.5)
+        assert await registry.where("me/a") == Where("t", "id t")
+
+    async def test_what_is_let_go_of_takes_no_room(self, make: Make) -> None:
+        log = make(retention=Retention(total_bytes=50_000))
+        registry = await begin(log, Keeper(names=()))
+        for number in range(2):
+            lease = await lease_of(registry, str(number), f"t{number}")
+            big = delta("x" * 60_000)
+            await log.append(f"t{number}", str(number), [big], fence=lease.fence)
+            assert not log.has_room()
+            if number == 0:
+                await registry.release(lease)
+            else:
+                registry._lose(lease)  # type: ignore[attr-defined]
+            assert log.has_room()
 
     async def test_a_wiped_redis_is_told_what_is_carried(
         self, make: Make, server: RedisServer
@@ -382,6 +505,36 @@ class TestShared:
         assert seqs(await read_all(other, "t", new)) == [new.seq + 1]
         assert keeper.lost == []
 
+    async def test_a_wiped_redis_is_told_though_somebody_follows_the_thread(
+        self, make: Make, server: RedisServer
+    ) -> None:
+        log, other = make(), make()
+        registry = await begin(log)
+        lease = await lease_of(registry, "a")
+        await log.append("t", "a", [started("a"), delta()], fence=lease.fence)
+        async with Redis.from_url(server.url) as redis:
+            await redis.flushall()
+        wakes = Wakes()
+        follower = await other.follow("t", None, wakes)
+        new = await log.append("t", "a", [delta()], fence=lease.fence)
+        assert (await other.view("t"))[1].runs["a"].started == started("a")
+        assert seqs(await read_all(other, "t", Position(new.epoch, new.seq - 1))) == [new.seq]
+        await wakes.reach(1)
+        with pytest.raises(GapError):
+            follower.read(ALL)
+
+    async def test_a_fence_is_not_used_again_in_a_redis_that_was_wiped(
+        self, make: Make, server: RedisServer
+    ) -> None:
+        log, other = make(), make()
+        lease = await lease_of(await begin(log), "a")
+        async with Redis.from_url(server.url) as redis:
+            await redis.flushall()
+        new = await lease_of(await begin(other), "b")
+        assert new.fence > lease.fence
+        with pytest.raises(LeaseLost):
+            await log.append("t", "a", [delta()], fence=lease.fence)
+
     async def test_corrupt_runs_are_told(self, make: Make, server: RedisServer) -> None:
         registry = await begin(log := make())
         await lease_of(registry, "a")
@@ -396,11 +549,11 @@ class TestShared:
 
     async def test_owners_that_race_leave_a_log_without_hole_or_double(self, make: Make) -> None:
         chance = random.Random(3)
-        first = make(lease=0.1)
+        first = make(lease=0.5)
         registry = await begin(first)
         await lease_of(registry, "a")
         await die(registry)
-        logs = [make(lease=0.1) for _ in range(8)]
+        logs = [make(lease=0.5) for _ in range(8)]
         done = asyncio.Event()
 
         async def race(log: ThreadLog) -> None:

@@ -1,8 +1,8 @@
 """The log of a thread: where runs write frames and connections read them.
 
 A position is `(epoch, seq)`. `seq` counts the entries of a thread 1, 2, 3… without holes; the
-epoch changes only when the log of the thread was lost. Entries keep their position, ids and time
-for ever: every replay shows the same.
+epoch changes only when the log of the thread, or its end, was lost. Entries keep their position,
+ids and time for ever: every replay shows the same.
 
 Resume is all or nothing: the epoch must be equal, the position not ahead of the head, and the next
 entry still held; otherwise `GapError`, and the reader starts again from a snapshot.
@@ -10,13 +10,15 @@ entry still held; otherwise `GapError`, and the reader starts again from a snaps
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from langgraph_ws.errors import GapError, GapReason
 from langgraph_ws.frames import Frame, RunFailed, RunFinished, RunResult
 from langgraph_ws.log.registry import Registry
 from langgraph_ws.view import ThreadView
@@ -32,8 +34,12 @@ __all__ = [
     "Retention",
     "ThreadLog",
     "epoch_began",
+    "gap_error",
     "new_epoch",
+    "wake_all",
 ]
+
+logger = logging.getLogger(__name__)
 
 _EPOCH = re.compile(r"(\d{1,12})-[0-9a-f]+")
 
@@ -130,6 +136,22 @@ class Retention:
     finished_s: float = 600.0
     result_s: float = 86_400.0
 
+    @property
+    def known_s(self) -> float:
+        """Seconds that anything is known of a run after its end."""
+        return max(self.result_s, self.finished_s)
+
+
+def gap_error(reason: GapReason, requested: int, bounds: Bounds) -> GapError:
+    """The error that says why a position cannot be resumed from, and what is held instead."""
+    return GapError(
+        reason,
+        requested=requested,
+        first=bounds.first,
+        head=bounds.head,
+        epoch=bounds.epoch,
+    )
+
 
 class Follower(Protocol):
     """A cursor over the log of one thread."""
@@ -156,6 +178,16 @@ class Follower(Protocol):
     def close(self) -> None:
         """Stop following; `wake` is not called again."""
         ...
+
+
+def wake_all(followers: Mapping[Any, Callable[[], None]]) -> None:
+    """Wake the followers of a thread; one that raises hurts no other."""
+    for follower, wake in tuple(followers.items()):
+        if follower in followers:  # an earlier one may have closed it
+            try:
+                wake()
+            except Exception:
+                logger.exception("a follower of a thread log failed to wake")
 
 
 class ThreadLog(ABC):

@@ -1,7 +1,7 @@
 """The fold of a thread: its view as a log keeps it beside the entries, bounded, and as JSON.
 
-A log that is read by several processes cannot fold from the first entry each time, and that one
-may be gone. It stores a fold now and then, and every process folds on from there.
+The first entries may be gone, so every log folds in each entry as it comes. One that is read by
+several processes stores its fold now and then, and every process folds on from there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
-from langgraph_ws.frames import AttemptStarted, Frame, MessageFinished, RolledBack, Sources
+from langgraph_ws.frames import (
+    AttemptStarted,
+    BlockDelta,
+    Frame,
+    MessageFinished,
+    RolledBack,
+    Sources,
+)
 from langgraph_ws.view import OpenBlock, OpenMessage, RunView, ThreadView
 
 __all__ = ["Fold"]
@@ -39,6 +46,9 @@ class Fold:
     def apply(self, run_id: str, frame: Frame, size: int) -> None:
         """Fold in the next entry, of which `size` bytes are kept."""
         self.seq += 1
+        if type(frame) is BlockDelta:  # nearly all are
+            self.view.apply(run_id, frame)
+            return
         if isinstance(frame, AttemptStarted):
             self._void(run_id, frozenset(frame.rerun_task_ids))
         self.view.apply(run_id, frame)

@@ -12,7 +12,6 @@ full round of Python's garbage collector longer, for all that the process does.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from array import array
 from collections import deque
@@ -20,13 +19,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
-from langgraph_ws.errors import GapError, GapReason, LogClosed
+from langgraph_ws.errors import GapReason, LogClosed
 from langgraph_ws.frames import (
     BlockDelta,
     Frame,
     Interrupted,
-    MessageFinished,
-    RolledBack,
     RunFinished,
     RunStarted,
     Sources,
@@ -40,8 +37,11 @@ from langgraph_ws.log import (
     Position,
     Retention,
     ThreadLog,
+    gap_error,
     new_epoch,
+    wake_all,
 )
+from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.memory_registry import MemoryRegistry
 from langgraph_ws.view import ThreadView
 
@@ -50,17 +50,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryThreadLog"]
 
-logger = logging.getLogger(__name__)
-
 _ENTRY_BYTES = 512
 """What an entry takes beside its text: entry, frame, their strings and numbers (CPython 3.11)."""
 
 _QUIET_S = 10.0
 """How long a run has to have ended before its entries are packed: those who come back at once read
 them as they are."""
-_PACKED_AT_ONCE = 64
-_UNPACKED = 16
-"""So many packs that were read stay unpacked, for others who come back to the same."""
+_PACK_ENTRIES = 64
+_PACK_BYTES = 64 * 1024
+_OPENED = 16
+"""So many packs that were read stay open, for others who come back to the same."""
+_SLICE_S = 0.002
+_PAUSE_S = 0.01
+"""For how long a sweep packs before everybody else has a turn, and how long that lasts."""
 
 _MAX_SWEEP_S = 30.0
 _MIN_SWEEP_S = 0.1
@@ -85,19 +87,19 @@ class MemoryThreadLog(ThreadLog):
     ) -> None:
         self._retention = retention or Retention()
         self._clock = clock
-        self._result_s = max(self._retention.result_s, self._retention.finished_s)
         self._registry = MemoryRegistry(self)
         self._threads: dict[str, _Thread] = {}
         self._with_frames: deque[_Run] = deque()  # ended, frames not yet dropped; oldest end first
         self._with_result: deque[_Run] = deque()  # ended, not yet forgotten; oldest end first
         self._unpacked: deque[_Run] = deque()  # ended, entries not yet packed; oldest end first
-        self._opened: deque[_Pack] = deque(maxlen=_UNPACKED)
+        self._opened: deque[_Pack] = deque(maxlen=_OPENED)
         self._waiting: dict[_Thread, int] = {}  # nothing left but interrupts, which take so much
         self._bytes = 0
         self._kept = 0
         self._no_epoch = new_epoch(clock())
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
+        self._packing: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Drop what is out of time also while nobody uses the log, until `close`.
@@ -113,8 +115,9 @@ class MemoryThreadLog(ThreadLog):
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._packing):
+            if timer is not None:
+                timer.cancel()
         threads = list(self._threads.values())
         self._threads.clear()
         self._waiting.clear()
@@ -123,7 +126,7 @@ class MemoryThreadLog(ThreadLog):
         for thread in threads:
             thread.closed = True
         for thread in threads:
-            thread.wake()
+            wake_all(thread.followers)
 
     def registry(self) -> MemoryRegistry:
         """The registry of the runs that write to the log."""
@@ -153,7 +156,7 @@ class MemoryThreadLog(ThreadLog):
         self._kept += record.kept - kept
         self._fit()
         position = record.position
-        record.wake()
+        wake_all(record.followers)
         return position
 
     async def follow(
@@ -183,7 +186,7 @@ class MemoryThreadLog(ThreadLog):
         self._expire(self._clock())
         record = self._threads.get(thread)
         bounds = self._bounds(record)
-        view = ThreadView() if record is None else record.view.copy()
+        view = ThreadView() if record is None else record.fold.view.copy()
         return Position(bounds.epoch, bounds.head), view
 
     async def start_of(self, thread: str, run_id: str) -> Position | None:
@@ -232,10 +235,10 @@ class MemoryThreadLog(ThreadLog):
         seq = 0 if after is None else after.seq
         bounds = self._bounds(record)
         if reason := _gap(bounds, after):
-            raise _gap_error(reason, seq, bounds)
+            raise gap_error(reason, seq, bounds)
         start = seq if record is None or not rewind else record.rewound(seq)
         if start + 1 < bounds.first:
-            raise _gap_error("trimmed", seq, bounds)
+            raise gap_error("trimmed", seq, bounds)
         return start
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -244,16 +247,24 @@ class MemoryThreadLog(ThreadLog):
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._schedule(loop)
-        now = self._clock()
-        self._expire(now)
-        while self._pack(now):
-            pass
+        self._expire(self._clock())
+        if self._packing is None:
+            self._pack_slice(loop)
+
+    def _pack_slice(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Pack for a moment, and go on after a pause if there is more."""
+        self._packing = None
+        ends = loop.time() + _SLICE_S
+        while self._pack(self._clock()):
+            if loop.time() >= ends:
+                self._packing = loop.call_later(_PAUSE_S, self._pack_slice, loop)
+                break
 
     def _expire(self, now: float) -> None:
         """Drop what is out of time."""
         while self._with_frames and self._with_frames[0].ended + self._retention.finished_s <= now:
             self._drop(self._with_frames.popleft())
-        while self._with_result and self._with_result[0].ended + self._result_s <= now:
+        while self._with_result and self._with_result[0].ended + self._retention.known_s <= now:
             self._forget(self._with_result.popleft())
 
     def _pack(self, now: float) -> bool:
@@ -292,16 +303,16 @@ class MemoryThreadLog(ThreadLog):
     def _abandon(self, thread: _Thread) -> None:
         """Let go of the interrupts of a thread that has nothing else left."""
         self._kept -= self._waiting.pop(thread)
-        thread.view.interrupts.clear()
+        thread.fold.view.interrupts.clear()
         self._settle(thread)
 
     def _settle(self, thread: _Thread) -> None:
         """Let go of a thread of which nothing is left."""
         if thread.runs:
             return
-        if thread.view.interrupts:
+        if thread.fold.view.interrupts:
             if thread not in self._waiting:
-                self._waiting[thread] = sum(map(_size, thread.view.interrupts.values()))
+                self._waiting[thread] = sum(map(_size, thread.fold.view.interrupts.values()))
                 self._kept += self._waiting[thread]
         elif not thread.followers:
             self._threads.pop(thread.key, None)
@@ -328,20 +339,12 @@ class _Pack:
 
     __slots__ = ("_entries", "_json", "first", "run_id", "sizes")
 
-    def __init__(self, entries: Sequence[_Held]) -> None:
+    def __init__(self, entries: Sequence[_Held], encoded: Sequence[bytes]) -> None:
         self.run_id = entries[0].run_id
         self.first = entries[0].seq
         self.sizes = array("L", [entry.size for entry in entries])
-        self._json = dumps([[entry.time_ms, encode_frame(entry.frame)] for entry in entries])
+        self._json = b"[" + b",".join(encoded) + b"]"
         self._entries: list[Entry] | None = None
-
-    def is_faithful(self, entries: Sequence[Entry]) -> bool:
-        """Whether it holds the same; a mapper may make frames of what JSON does not know."""
-        try:
-            mine = self._decoded()
-        except ValueError:
-            return False
-        return [entry.frame for entry in mine] == [entry.frame for entry in entries]
 
     def open(self, opened: deque[_Pack]) -> list[Entry]:
         """The entries; the packs in `opened` stay so until others push them out of it."""
@@ -349,14 +352,11 @@ class _Pack:
             if len(opened) == opened.maxlen:
                 opened[0]._entries = None
             opened.append(self)
-            self._entries = self._decoded()
+            self._entries = [
+                Entry(seq, self.run_id, time_ms, decode_frame(frame))
+                for seq, (time_ms, frame) in enumerate(loads(self._json), self.first)
+            ]
         return self._entries
-
-    def _decoded(self) -> list[Entry]:
-        return [
-            Entry(seq, self.run_id, time_ms, decode_frame(frame))
-            for seq, (time_ms, frame) in enumerate(loads(self._json), self.first)
-        ]
 
 
 @dataclass(slots=True, eq=False)
@@ -364,8 +364,8 @@ class _Run:
     """What a log knows of a run.
 
     `first` and `last` are its first and last entry, `end` is the one that says that it ended,
-    `ended` the time of that in seconds; `kept` is what its view and terminal entries take; up to
-    `packed` its entries are packed.
+    `ended` the time of that in seconds; `kept` is what is kept of it beside frames and messages; up
+    to `packed` its entries are packed.
     """
 
     thread: _Thread
@@ -390,19 +390,22 @@ class _Thread:
         self.first = 1
         self.head = 0
         self.bytes = 0
-        self.kept = 0
         self.closed = False
         self.entries: dict[int, _Held | _Pack] = {}
-        self.view = ThreadView()
+        self.fold = Fold(retention.thread_bytes)
         self.runs: dict[str, _Run] = {}
         self.followers: dict[_Follower, Callable[[], None]] = {}
         self._retention = retention
-        self._messages: list[tuple[_Run, int]] = []  # those in the view, and their bytes
-        self._message_bytes = 0
+        self._kept = 0
 
     @property
     def position(self) -> Position:
         return Position(self.epoch, self.head)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of what is kept beside the frames."""
+        return self._kept + self.fold.size
 
     def write(self, run_id: str, frames: Sequence[Frame], now: float) -> _Run | None:
         """Add entries and fold them in; the run, if it ended with them."""
@@ -416,7 +419,7 @@ class _Thread:
             entry = _Held(self.head, run_id, time_ms, frame, _size(frame))
             self.entries[entry.seq] = entry
             self.bytes += entry.size
-            self.view.apply(run_id, frame)
+            self.fold.apply(run_id, frame, entry.size)
             if type(frame) is not BlockDelta:
                 self._note(run, entry)
         run.last = self.head
@@ -428,17 +431,11 @@ class _Thread:
     def _note(self, run: _Run, entry: _Held) -> None:
         """Remember what outlives the entry, and what that takes."""
         match entry.frame:
-            case MessageFinished():
-                self._messages.append((run, entry.size))
-                self._message_bytes += entry.size
-                self._keep(run, entry.size)
             case RunStarted() | Interrupted():
                 self._keep(run, entry.size)
             case Sources():
                 self._keep(run, entry.size - run.sources)
                 run.sources = entry.size
-            case RolledBack(run_id=run_id):
-                self._forget_messages(run_id)
             case frame if isinstance(frame, TERMINAL):
                 run.terminal.append(entry)
                 self._keep(run, entry.size)
@@ -449,7 +446,7 @@ class _Thread:
 
     def _keep(self, run: _Run, size: int) -> None:
         run.kept += size
-        self.kept += size
+        self._kept += size
 
     def trim(self) -> None:
         """Drop what is over the limits of a thread, oldest first; the newest entry stays."""
@@ -458,8 +455,6 @@ class _Thread:
             len(self.entries) > limit.entries or self.bytes > limit.thread_bytes
         ):
             self._pop()
-        while len(self._messages) > 1 and self._message_bytes > limit.thread_bytes:
-            self._pop_message()
 
     def _pop(self) -> None:
         oldest = self.entries.pop(self.first)
@@ -468,12 +463,6 @@ class _Thread:
         else:
             self.bytes -= oldest.sizes[self.first - oldest.first]
         self.first += 1
-
-    def _pop_message(self) -> None:
-        run, size = self._messages.pop(0)
-        self._message_bytes -= size
-        self._keep(run, -size)
-        del self.view.runs[run.run_id].messages[0]
 
     def drop(self, run: _Run) -> None:
         """Drop the entries of a run that ended, or leave them until those before them go."""
@@ -486,37 +475,36 @@ class _Thread:
 
     def pack(self, run: _Run) -> bool:
         """Pack the next entries of a run that ended; whether those were the last."""
-        begin = max(run.packed + 1, run.first, self.first)
+        seq = max(run.packed + 1, run.first, self.first)
+        last = min(run.last, seq + _PACK_ENTRIES - 1)
         entries: list[_Held] = []
-        seq = begin
-        while seq <= run.last and len(entries) < _PACKED_AT_ONCE:
+        encoded: list[bytes] = []
+        room = _PACK_BYTES
+        while seq <= last:
             entry = self.entries[seq]
-            if entry.run_id == run.run_id and isinstance(entry, _Held):
+            if (
+                isinstance(entry, _Held)
+                and entry.run_id == run.run_id
+                and (data := _encoded(entry)) is not None
+                and len(data) < room
+            ):
                 entries.append(entry)
+                encoded.append(data)
+                room -= len(data) + 1
             elif entries:
                 break
             seq += 1
         run.packed = seq - 1
-        if len(entries) > 1 and (pack := _Pack(entries)).is_faithful(entries):
+        if len(entries) > 1:
+            pack = _Pack(entries, encoded)
             for entry in entries:
                 self.entries[entry.seq] = pack
         return seq > run.last
 
     def forget(self, run_id: str) -> None:
         """Let go of a run that was dropped; pending interrupts stay."""
-        self._forget_messages(run_id)
         self._keep(run := self.runs.pop(run_id), -run.kept)
-        self.view.runs.pop(run_id, None)
-
-    def _forget_messages(self, run_id: str) -> None:
-        kept: list[tuple[_Run, int]] = []
-        for run, size in self._messages:
-            if run.run_id == run_id:
-                self._message_bytes -= size
-                self._keep(run, -size)
-            else:
-                kept.append((run, size))
-        self._messages = kept
+        self.fold.forget(self.runs)
 
     def rewound(self, seq: int) -> int:
         """Before the run that entry `seq` lies in, unless that had ended by then."""
@@ -529,14 +517,6 @@ class _Thread:
         if (entry := self.entries.get(seq)) is not None:
             return self.runs.get(entry.run_id)
         return next((run for run in self.runs.values() if run.first <= seq <= run.last), None)
-
-    def wake(self) -> None:
-        for follower, wake in tuple(self.followers.items()):
-            if follower in self.followers:  # an earlier one may have closed it
-                try:
-                    wake()
-                except Exception:
-                    logger.exception("a follower of a thread log failed to wake")
 
 
 class _Follower:
@@ -569,7 +549,7 @@ class _Follower:
         thread = self._thread
         start = self._seq + 1
         if start < thread.first:
-            raise _gap_error("trimmed", self._seq, Bounds(thread.epoch, thread.first, thread.head))
+            raise gap_error("trimmed", self._seq, Bounds(thread.epoch, thread.first, thread.head))
         if start > thread.head and thread.closed:
             raise LogClosed("the thread log has been closed")
         self._seq = min(self._seq + limit, thread.head)
@@ -598,14 +578,14 @@ def _gap(bounds: Bounds, after: Position | None) -> GapReason | None:
     return "trimmed" if after.seq + 1 < bounds.first else None
 
 
-def _gap_error(reason: GapReason, requested: int, bounds: Bounds) -> GapError:
-    return GapError(
-        reason,
-        requested=requested,
-        first=bounds.first,
-        head=bounds.head,
-        epoch=bounds.epoch,
-    )
+def _encoded(entry: Entry) -> bytes | None:
+    """An entry as JSON; None: that is not the same, a mapper may make frames of anything."""
+    try:
+        data = dumps([entry.time_ms, encode_frame(entry.frame)])
+        is_same = bool(decode_frame(loads(data)[1]) == entry.frame)
+    except Exception:  # what is compared may have an `==` of its own
+        return None
+    return data if is_same else None
 
 
 def _size(frame: Frame) -> int:

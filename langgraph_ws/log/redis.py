@@ -11,31 +11,24 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, cast
 from zlib import crc32
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
+from langgraph_ws.codec import dumps, encode_frame
 from langgraph_ws.errors import (
     ConfigurationError,
-    GapError,
     GapReason,
     LeaseLost,
     LogClosed,
     LogFailed,
-    LogUnavailable,
 )
-from langgraph_ws.frames import BlockDelta, Frame, RunFinished
+from langgraph_ws.frames import Frame, RunFinished
 from langgraph_ws.log import (
     TERMINAL,
     Bounds,
@@ -46,11 +39,30 @@ from langgraph_ws.log import (
     Position,
     Retention,
     ThreadLog,
+    gap_error,
     new_epoch,
 )
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.redis_registry import RedisRegistry
+from langgraph_ws.log.redis_server import (
+    COMMAND_S,
+    PAUSES_S,
+    Server,
+    number,
+    some_at_once,
+    text,
+)
+from langgraph_ws.log.redis_thread import (
+    LocalFollower,
+    LocalThread,
+    Reply,
+    Written,
+    entry_of,
+    is_of,
+    stamp_of,
+    stream_entry,
+)
 from langgraph_ws.view import ThreadView
 
 __all__ = ["RedisThreadLog"]
@@ -58,22 +70,16 @@ __all__ = ["RedisThreadLog"]
 logger = logging.getLogger(__name__)
 
 _SHARDS = 16
-_COMMAND_S = 2.0
-"""How long Redis may take for one command; a frozen one is noticed then."""
 _BLOCK_S = 2.0
 """How long the reader waits for news before it looks whether the logs are still the same."""
-_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
-"""Between attempts to reach Redis; the last again and again."""
 _DOWN = 3
 """After how many times its patience nobody waits for Redis any longer."""
 _READ_AT_ONCE = 256
-_CONSUMED = 1_024
-"""Entries that all have read and that are kept all the same, for one who comes next."""
+_TRIES = 5
+"""How often what was read in several steps is read anew, because the log has moved on meanwhile."""
 _WAKE_KEPT_S = 3_600
 _FOLDS = 256
 """Threads whose fold is kept in the process though nothing happens to them."""
-_TRANSIENT = (RedisConnectionError, RedisTimeoutError)
-"""What may pass: Redis restarts, loads its data, or does not answer in time."""
 
 
 class RedisThreadLog(ThreadLog):
@@ -117,14 +123,13 @@ class RedisThreadLog(ThreadLog):
         self._clock = clock
         self._patience = patience
         limits = self._retention
-        result_s = max(limits.result_s, limits.finished_s)
         self._limits = (
             int(limits.finished_s * 1000),
-            int(result_s * 1000),
+            int(limits.known_s * 1000),
             limits.entries,
             limits.thread_bytes,
         )
-        self._server = _Server(url, patience, connections)
+        self._server = Server(url, patience, connections)
         owner = secrets.token_hex(8)
         self._bell = f"{prefix}:bell"
         self._reader = _Reader(
@@ -138,12 +143,11 @@ class RedisThreadLog(ThreadLog):
             shards=_SHARDS,
             owner=owner,
             lease=lease,
-            keep_s=result_s,
+            keep_s=limits.known_s,
         )
-        self._threads: OrderedDict[str, _Thread] = OrderedDict()
+        self._threads: OrderedDict[str, LocalThread] = OrderedDict()
         self._crowd = _FOLDS
-        self._written: dict[str, int] = {}  # bytes of the threads that this process wrote to
-        self._ended: deque[tuple[float, str, str]] = deque()  # when, thread, run; oldest first
+        self._written = Written()
         self._no_epoch = new_epoch((clock or time.time)())
         self._closed = False
 
@@ -194,22 +198,14 @@ class RedisThreadLog(ThreadLog):
     ) -> Follower:
         """Read from a position on: first what is held, then what comes."""
         self._check_open()
-        epoch, seq = after or ("", 0)
         local = self._local(thread)
-        async with local.loading:
-            reply = await self._run(
-                lua.FOLLOW, thread, self.new_epoch(), epoch, seq, "1" if rewind else "0"
-            )
-            if reply[0] == b"GAP":
-                _, reason, epoch, first, head = reply
-                bounds = Bounds(_text(epoch), _number(first), _number(head))
-                raise _gap(_text(reason), seq, bounds)
-            _, epoch, first, head, start = reply
-            bounds = Bounds(_text(epoch), _number(first), _number(head))
-            self._check_open()
-            await self._load(local, bounds, _number(start))
-            follower = _Follower(local, _number(start), self._settle_followers)
-            local.followers[follower] = wake
+        try:
+            async with local.loading:
+                seq = await self._resume(local, after, rewind=rewind)
+                follower = LocalFollower(local, seq, self._settle_followers)
+                local.followers[follower] = wake
+        finally:
+            self._settle_followers(local)
         self._reader.add(local)
         return follower
 
@@ -234,12 +230,12 @@ class RedisThreadLog(ThreadLog):
         entries = []
         for seq, result in results:
             time_ms, _, frame = (result or b"").partition(b" ")
-            entries.append(_entry(seq, run_id.encode(), time_ms, frame))
+            entries.append(entry_of(seq, run_id.encode(), time_ms, frame))
         return tuple(entries)
 
     def has_room(self) -> bool:
         """Whether new runs may begin (False: the limit of all threads is used up)."""
-        return not self._closed and self._total < self._retention.total_bytes
+        return not self._closed and self._written.total < self._retention.total_bytes
 
     def size(self) -> LogSize:
         """How much is held in this process."""
@@ -298,6 +294,7 @@ class RedisThreadLog(ThreadLog):
 
     def let_go(self, thread: str) -> None:
         """The thread is written elsewhere from now on."""
+        self._written.forget(thread)
         local = self._threads.get(thread)
         if local is not None and local.writer:
             local.writer = False
@@ -328,16 +325,17 @@ class RedisThreadLog(ThreadLog):
         local = self._local(thread)
         arguments = ["" if fence is None else fence, *self._write(run_id, frames), *more]
         async with local.writing:
-            reply = await self._run(script, thread, self.new_epoch(), *arguments)
+            known = local.known
+            reply = await self._run(script, thread, self.new_epoch(), *known, *arguments)
             if reply[0] == b"GONE" and fence is not None:
                 await self._registry.restore(thread, fence)
-                reply = await self._run(script, thread, self.new_epoch(), *arguments)
+                reply = await self._run(script, thread, self.new_epoch(), *known, *arguments)
             if reply[0] in (b"FENCED", b"GONE"):
                 self.let_go(thread)
                 raise LeaseLost(f"the thread {thread!r} is held by another process")
             if reply[0] != b"OK" or not frames:
                 return Position("", 0), reply[1:] if reply[0] == b"OK" else reply
-            written = _Written.of(reply[1:9])
+            written = Reply.of(reply[1:9])
             position = self._wrote(local, run_id, frames, written)
             await self._settle(local)
         await self._fit()
@@ -355,10 +353,10 @@ class RedisThreadLog(ThreadLog):
         if not reply:
             return Bounds(self._no_epoch, 1, 0), -1, []
         epoch, first, head, start, results = reply
-        bounds = Bounds(_text(epoch), _number(first), _number(head))
+        bounds = Bounds(text(epoch), number(first), number(head))
         if (local := self._threads.get(thread)) is not None:
             local.trim(bounds)
-        return bounds, _number(start), results
+        return bounds, number(start), results
 
     def _check_open(self) -> None:
         if self._closed:
@@ -366,12 +364,12 @@ class RedisThreadLog(ThreadLog):
 
     # -- what this process holds of a thread ------------------------------------------------
 
-    def _local(self, key: str) -> _Thread:
+    def _local(self, key: str) -> LocalThread:
         local = self._threads.get(key)
         if local is None:
             if len(self._threads) >= self._crowd:
                 self._let_go_of_idle()
-            local = self._threads[key] = _Thread(key, self._keys(key)[1])
+            local = self._threads[key] = LocalThread(key, self._keys(key)[1])
         self._threads.move_to_end(key)
         return local
 
@@ -384,12 +382,12 @@ class RedisThreadLog(ThreadLog):
                 del self._threads[thread.key]
         self._crowd = max(_FOLDS, 2 * len(self._threads))
 
-    def _settle_followers(self, thread: _Thread) -> None:
-        if not thread.followers:
+    def _settle_followers(self, thread: LocalThread) -> None:
+        if not thread.followers and not thread.loading.locked():
             thread.let_go()
 
     def _wrote(
-        self, local: _Thread, run_id: str, frames: Sequence[Frame], written: _Written
+        self, local: LocalThread, run_id: str, frames: Sequence[Frame], written: Reply
     ) -> Position:
         """Show followers what was written, and fold it in."""
         local.in_epoch(written.epoch)
@@ -406,14 +404,12 @@ class RedisThreadLog(ThreadLog):
             local.wake()
         if local.followers and (not local.writer or local.head < written.head):
             self._reader.add(local)
-        self._written[local.key] = written.bytes
-        if not local.writer:
-            ended = written.time_ms / 1000
-            self._ended.append((ended, local.key, run_id))
+        ended = None if local.writer else written.time_ms / 1000
+        self._written.note(local.key, written.bytes, run_id, ended)
         local.hidden = written.hidden, written.first - 1 - written.folded
         return Position(written.epoch, written.last)
 
-    async def _settle(self, local: _Thread) -> None:
+    async def _settle(self, local: LocalThread) -> None:
         """Store the fold when a run has ended, or much is held for want of one."""
         hidden_bytes, hidden = local.hidden
         limits = self._retention
@@ -426,35 +422,38 @@ class RedisThreadLog(ThreadLog):
         except LogFailed:  # the entries are written; the next one stores it
             logger.exception("the fold of %r could not be stored", local.key)
 
-    async def _folded(self, local: _Thread) -> tuple[Fold, str]:
+    async def _folded(self, local: LocalThread) -> tuple[Fold, str]:
         """The fold of a thread as it is now, and its epoch."""
         async with local.folding:
-            for _ in range(5):
-                known = (local.epoch, local.fold.seq) if local.fold else ("", 0)
+            for _ in range(_TRIES):
+                known = Position(local.epoch, local.fold.seq) if local.fold else Position("", 0)
                 reply = await self._run(lua.VIEW, local.key, *known)
                 if not reply:
                     return Fold(self._retention.thread_bytes), self._no_epoch
                 epoch, head, runs, stored = reply
-                local.in_epoch(_text(epoch))
+                local.in_epoch(text(epoch))
+                if known.epoch == local.epoch and known.seq > number(head):
+                    local.go_back(number(head))
+                    continue
                 if stored:
                     local.fold = self._stored(local, stored)
                 if local.fold is None:
                     local.fold = Fold(self._retention.thread_bytes)
                 fold = local.fold
-                if fold.seq <= _number(head):
-                    fold.forget({_text(run) for run in runs})
-                if await self._fold_on(local, _number(head)):
+                if fold.seq <= number(head):
+                    fold.forget({text(run) for run in runs})
+                if await self._fold_on(local, number(head)):
                     return fold, local.epoch
                 local.fold = None
         raise LogFailed(f"the log of {local.key!r} in Redis has holes")
 
-    def _stored(self, local: _Thread, stored: bytes) -> Fold:
+    def _stored(self, local: LocalThread, stored: bytes) -> Fold:
         try:
             return Fold.load(stored, self._retention.thread_bytes)
         except ValueError as error:
             raise LogFailed(f"the fold of {local.key!r} in Redis is corrupt: {error}") from error
 
-    async def _fold_on(self, local: _Thread, head: int) -> bool:
+    async def _fold_on(self, local: LocalThread, head: int) -> bool:
         """Fold in what Redis has up to the head; whether it has all of it."""
         fold, limit = local.fold, self._retention.thread_bytes
         while fold is not None and fold.seq < head:
@@ -467,346 +466,97 @@ class RedisThreadLog(ThreadLog):
                 return False
         return fold is not None
 
-    async def _read(self, local: _Thread, first: int, last: int) -> list[Entry]:
+    async def _read(self, local: LocalThread, first: int, last: int) -> list[Entry]:
+        stamp = stamp_of(local.epoch)
         found = await self._server.call(
             lambda redis: redis.xrange(
-                local.stream, f"{first}-0", f"{last}-0", count=_READ_AT_ONCE * 4
+                local.stream, f"{first}-{stamp}", f"{last}-{stamp}", count=_READ_AT_ONCE * 4
             )
         )
-        return [_stream_entry(name, fields) for name, fields in found]
+        return [stream_entry(name, fields) for name, fields in found if is_of(stamp, name)]
 
-    async def _load(self, local: _Thread, bounds: Bounds, start: int) -> None:
-        """Have the entries after `start` in the process."""
+    async def _resume(self, local: LocalThread, after: Position | None, *, rewind: bool) -> int:
+        """Have what comes after a position in the process; the `seq` after which to read.
+
+        Raises:
+            GapError: The position cannot be resumed from.
+        """
+        epoch, seq = after or ("", 0)
+        for _ in range(_TRIES):
+            reply = await self._run(
+                lua.FOLLOW, local.key, self.new_epoch(), epoch, seq, "1" if rewind else "0"
+            )
+            if reply[0] == b"GAP":
+                _, reason, now, first, head = reply
+                raise gap_error(
+                    cast("GapReason", text(reason)),
+                    seq,
+                    Bounds(text(now), number(first), number(head)),
+                )
+            _, now, first, head, time_ms, start = reply
+            self._check_open()
+            bounds = Bounds(text(now), number(first), number(head))
+            if await self._load(local, bounds, number(start)):
+                if local.head == bounds.head:
+                    local.time_ms = number(time_ms)
+                return number(start)
+        raise gap_error("trimmed", seq, local.bounds)
+
+    async def _load(self, local: LocalThread, bounds: Bounds, start: int) -> bool:
+        """Have the entries after `start` in the process; False: the log has moved on meanwhile."""
         local.in_epoch(bounds.epoch)
         if not local.followers:
             local.begin(start)
         local.trim(bounds)
-        missing = start + 1
-        while missing < local.base:
+        losses = local.losses
+        older: list[Entry] = []
+        while (missing := start + 1 + len(older)) < local.base:
             found = await self._read(local, missing, local.base - 1)
             if not found or found[0].seq != missing:
-                raise _gap("trimmed", start, local.bounds)
-            local.prepend(found)
-            missing = found[-1].seq + 1
+                return False
+            older += found
+        if local.losses > losses or local.first > start + 1:
+            return False
+        local.prepend(older)
         while local.head < bounds.head:
             found = await self._read(local, local.head + 1, bounds.head)
-            if not local.push(found) and local.head < bounds.head:
-                raise _gap("trimmed", start, local.bounds)
+            if local.losses > losses:
+                return False
+            if local.push(found):
+                local.wake()
+            elif local.head < bounds.head:
+                return False
+        return local.first <= start + 1
 
-    async def _check(self, local: _Thread) -> None:
+    async def _check(self, local: LocalThread) -> None:
         """See whether a followed log is still the same."""
-        reply = await self._run(lua.CHECK, local.key)
+        known, time_ms = Position(local.epoch, local.head), local.time_ms
+        reply = await self._run(lua.CHECK, local.key, known.seq)
         if not reply:
             local.in_epoch("")
             return
-        epoch, first, head = reply
-        local.in_epoch(_text(epoch))
-        local.trim(Bounds(_text(epoch), _number(first), local.head))
-        local.behind = local.head < _number(head)
-
-    # -- the limit of all threads -----------------------------------------------------------
-
-    @property
-    def _total(self) -> int:
-        return sum(self._written.values())
+        epoch, *numbers = reply
+        first, head, logged_ms = map(number, numbers)
+        local.in_epoch(text(epoch))
+        if local.epoch != known.epoch:
+            return
+        if head < known.seq or 0 < time_ms != logged_ms > 0:
+            local.go_back(head)
+        local.trim(Bounds(local.epoch, first, local.head))
+        local.behind = local.head < head
 
     async def _fit(self) -> None:
         """Drop what is over the limit of all threads, oldest end first."""
-        gone = (self._clock or time.time)() - self._retention.finished_s
-        while self._ended and (
-            self._ended[0][0] <= gone or self._total >= self._retention.total_bytes
-        ):
-            ended, key, run_id = self._ended.popleft()
-            if ended > gone:
-                self._written[key] = _number(await self._run(lua.DROP, key, run_id))
-            elif not any(thread == key for _, thread, _ in self._ended):
-                self._forget_written(key)
-
-    def _forget_written(self, key: str) -> None:
-        local = self._threads.get(key)
-        if local is None or not local.writer:
-            self._written.pop(key, None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """The reply to a write: its last entry and time, then what is held of the thread."""
-
-    epoch: str
-    last: int
-    time_ms: int
-    head: int
-    first: int
-    bytes: int
-    hidden: int
-    folded: int
-
-    @classmethod
-    def of(cls, reply: Sequence[Any]) -> _Written:
-        epoch, *numbers = reply
-        return cls(_text(epoch), *map(_number, numbers))
-
-
-class _Thread:
-    """What a process holds of a thread.
-
-    The entries `base` to `head` are those that its followers have yet to read, and some more;
-    `first` is the first that they may see. `hidden`: bytes and number of the entries that they may
-    not see, and that no stored fold covers. `writer`: this process writes to it, so that nobody
-    else has to be listened to.
-    """
-
-    def __init__(self, key: str, stream: str) -> None:
-        self.key = key
-        self.stream = stream
-        self.epoch = ""
-        self.first = 1
-        self.base = 1
-        self.head = 0
-        self.size = 0
-        self.entries: dict[int, Entry] = {}
-        self.followers: dict[_Follower, Callable[[], None]] = {}
-        self.fold: Fold | None = None
-        self.hidden: tuple[int, int] = (0, 0)
-        self.writer = False
-        self.behind = False
-        self.corrupt = False
-        self.closed = False
-        self.writing = asyncio.Lock()
-        self.folding = asyncio.Lock()
-        self.loading = asyncio.Lock()
-
-    @property
-    def is_idle(self) -> bool:
-        locks = (self.writing, self.folding, self.loading)
-        return not (self.followers or self.writer or any(lock.locked() for lock in locks))
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether others have to be listened to."""
-        return bool(self.followers) and not self.closed and (not self.writer or self.behind)
-
-    @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.epoch, self.first, self.head)
-
-    def in_epoch(self, epoch: str) -> None:
-        """Take note of the epoch that the log is in now; in a new one, nothing of the old holds."""
-        if epoch == self.epoch:
-            return
-        lost = self.epoch != ""
-        self.epoch, self.fold = epoch, None
-        if lost or self.head:
-            self.let_go()
-            self.begin(0)
-            self.wake()
-
-    def begin(self, start: int) -> None:
-        self.entries.clear()
-        self.size = 0
-        self.base, self.head, self.behind, self.corrupt = start + 1, start, False, False
-
-    def let_go(self) -> None:
-        """Hold no entries: nobody reads them."""
-        self.entries.clear()
-        self.size = 0
-        self.base = self.head + 1
-
-    def push(self, entries: Sequence[Entry]) -> bool:
-        """Take the entries that come next; whether there were any."""
-        news = [entry for entry in entries if entry.seq > self.head]
-        if not self.followers and not self.loading.locked():
-            return False
-        for entry in news:
-            if entry.seq != self.head + 1:
-                self.behind = True
-                return entry is not news[0]
-            self.head = entry.seq
-            self.entries[entry.seq] = entry
-            self.size += _size(entry)
-        if len(self.entries) > _CONSUMED * 2:
-            self._let_go_of_read()
-        return bool(news)
-
-    def prepend(self, entries: Sequence[Entry]) -> None:
-        """Take entries that lie before those that are held."""
-        self.entries = {entry.seq: entry for entry in entries} | self.entries
-        self.size += sum(map(_size, entries))
-        self.base = min(self.base, entries[0].seq)
-
-    def trim(self, bounds: Bounds) -> None:
-        """Take note of what is held of the log."""
-        if bounds.epoch == self.epoch and bounds.first > self.first:
-            self.first = bounds.first
-            self._drop_before(bounds.first)
-
-    def skip_to(self, seq: int) -> None:
-        """Go on before an entry, because those between are gone."""
-        self.first = max(self.first, seq)
-        self.begin(seq - 1)
-
-    def folded(self, entries: Sequence[Entry], limit: int) -> None:
-        """Fold in the entries that come next."""
-        if self.fold is None and entries[0].seq == 1:
-            self.fold = Fold(limit)
-        for entry in entries:
-            if self.fold is not None and entry.seq == self.fold.seq + 1:
-                self.fold.apply(entry.run_id, entry.frame, _size(entry))
-
-    def wake(self) -> None:
-        for follower, wake in tuple(self.followers.items()):
-            if follower in self.followers:  # an earlier one may have closed it
-                try:
-                    wake()
-                except Exception:
-                    logger.exception("a follower of a thread log failed to wake")
-
-    def _let_go_of_read(self) -> None:
-        read = min((follower.position.seq for follower in self.followers), default=self.head)
-        self._drop_before(min(read, self.head - _CONSUMED) + 1)
-
-    def _drop_before(self, first: int) -> None:
-        while self.base < first and self.base in self.entries:
-            self.size -= _size(self.entries.pop(self.base))
-            self.base += 1
-        if not self.entries:
-            self.base = self.head + 1
-
-
-class _Follower:
-    """A cursor over the log of one thread."""
-
-    def __init__(self, thread: _Thread, seq: int, settle: Callable[[_Thread], None]) -> None:
-        self._thread = thread
-        self._seq = seq
-        self._epoch = thread.epoch
-        self._settle = settle
-
-    @property
-    def position(self) -> Position:
-        """The position of the entry read last."""
-        return Position(self._epoch, self._seq)
-
-    @property
-    def lag(self) -> int:
-        """How many entries lie after the position."""
-        return max(0, self._thread.head - self._seq)
-
-    def read(self, limit: int) -> list[Entry]:
-        """The entries after the position that are there now, at most `limit`; moves past them."""
-        thread = self._thread
-        if thread.epoch != self._epoch:
-            raise _gap("epoch", self._seq, thread.bounds)
-        start = self._seq + 1
-        if start < thread.first or thread.corrupt:
-            raise _gap("trimmed", self._seq, thread.bounds)
-        if start > thread.head:
-            if thread.closed:
-                raise LogClosed("the thread log has been closed")
-            return []
-        self._seq = min(self._seq + limit, thread.head)
-        return [thread.entries[seq] for seq in range(start, self._seq + 1)]
-
-    def close(self) -> None:
-        """Stop following; `wake` is not called again."""
-        if self._thread.followers.pop(self, None) is not None:
-            self._settle(self._thread)
-
-
-class _Server:
-    """Redis, with what may pass tried again: everything that is sent can be sent twice.
-
-    redis-py's own retries (ten of them, silent) would send again what must not be done twice, and
-    outlast any limit (redis-py 8.1).
-    """
-
-    def __init__(self, url: str, patience: float, connections: int) -> None:
-        self._url = url
-        self._patience = patience
-        try:
-            self._redis = Redis(
-                connection_pool=BlockingConnectionPool.from_url(
-                    url,
-                    max_connections=connections,
-                    timeout=_COMMAND_S,
-                    **_options(_COMMAND_S),
-                )
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"url: {error}") from None
-        self._scripts: dict[str, str] = {}
-        self._away_since: float | None = None
-
-    @property
-    def away_s(self) -> float:
-        """For how many seconds Redis has not answered; 0: it answers."""
-        if self._away_since is None:
-            return 0.0
-        return max(asyncio.get_running_loop().time() - self._away_since, 0.001)
-
-    async def ping(self) -> None:
-        await self.call(lambda redis: redis.ping())
-
-    async def close(self) -> None:
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
-
-    def blocking(self, seconds: float) -> Redis:
-        """A client of one connection whose commands may wait so long."""
-        return Redis.from_url(
-            self._url, single_connection_client=True, **_options(seconds + _COMMAND_S)
-        )
-
-    async def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
-        """Run a script."""
-        return await self.call(lambda redis: self._evaluate(redis, script, keys, arguments))
-
-    async def call(self, command: Callable[[Redis], Any], patience: float | None = None) -> Any:
-        """Do something with Redis, again and again while it is away.
-
-        Raises:
-            LogUnavailable: It stayed away for too long.
-            LogFailed: It refused.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._patience if patience is None else patience)
-        pauses: Iterator[float] = iter(_PAUSES_S)
-        pause = 0.0
-        while True:
+        written = self._written
+        written.expire((self._clock or time.time)() - self._retention.finished_s)
+        while written.ended and written.total >= self._retention.total_bytes:
+            _, key, run_id = written.ended[0]
             try:
-                reply = await command(self._redis)
-            except _TRANSIENT as error:
-                self._away_since = self._away_since or loop.time()
-                pause = next(pauses, pause)
-                if loop.time() + pause > deadline:
-                    raise LogUnavailable(f"Redis is away: {error}") from error
-                await asyncio.sleep(pause)
-            except RedisError as error:
-                raise LogFailed(f"Redis refused: {error}") from error
-            else:
-                self._away_since = None
-                return reply
-
-    async def _evaluate(
-        self, redis: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]
-    ) -> Any:
-        sha = self._scripts.get(script)
-        if sha is not None:
-            try:
-                return await cast("Any", redis.evalsha(sha, len(keys), *keys, *arguments))
-            except NoScriptError:  # Redis was restarted
-                pass
-        self._scripts[script] = await cast("Any", redis.script_load(script))
-        return await cast("Any", redis.evalsha(self._scripts[script], len(keys), *keys, *arguments))
-
-
-def _options(timeout: float) -> dict[str, Any]:
-    return {
-        "socket_timeout": timeout,
-        "socket_connect_timeout": _COMMAND_S,
-        "retry": Retry(NoBackoff(), 0),
-        "health_check_interval": 0,
-    }
+                left = number(await self._run(lua.DROP, key, run_id))
+            except LogFailed as error:  # the entries are written; the next one drops it
+                logger.warning("a run that ended could not be dropped: %s", error)
+                return
+            written.dropped(key, run_id, left)
 
 
 class _Reader:
@@ -818,14 +568,14 @@ class _Reader:
     """
 
     def __init__(
-        self, server: _Server, check: Callable[[_Thread], Any], *, wake: str, bell: str
+        self, server: Server, check: Callable[[LocalThread], Any], *, wake: str, bell: str
     ) -> None:
         self._server = server
         self._check = check
         self._wake = wake
         self._bell = bell
         self._hear: Callable[[Mapping[bytes, bytes]], None] | None = None
-        self._threads: dict[str, _Thread] = {}
+        self._threads: dict[str, LocalThread] = {}
         self._task: asyncio.Task[None] | None = None
         self._woken = self._heard = "0-0"
         self._reading: set[str] = set()
@@ -835,11 +585,11 @@ class _Reader:
     async def listen(self, hear: Callable[[Mapping[bytes, bytes]], None]) -> None:
         """Hear the bell from now on."""
         last = await self._server.call(lambda redis: redis.xrevrange(self._bell, count=1))
-        self._heard = _text(last[0][0]) if last else "0-0"
+        self._heard = text(last[0][0]) if last else "0-0"
         self._hear = hear
         self._begin()
 
-    def add(self, thread: _Thread) -> None:
+    def add(self, thread: LocalThread) -> None:
         """Read a thread as long as it is followed here and written elsewhere."""
         if self._closed:
             return
@@ -858,7 +608,7 @@ class _Reader:
         if self._task is None:
             return
         self._call()
-        done, _ = await asyncio.wait({self._task}, timeout=_COMMAND_S)
+        done, _ = await asyncio.wait({self._task}, timeout=COMMAND_S)
         if not done:
             self._task.cancel()
         await asyncio.wait({self._task, *([self._ringing] if self._ringing else [])})
@@ -884,17 +634,20 @@ class _Reader:
         try:
             while not self._closed and self._followed():
                 try:
-                    await self._read_once(redis)
                     if loop.time() - checked >= _BLOCK_S:
                         await self._check_all()
                         checked = loop.time()
+                    await self._read_once(redis)
                 except (RedisError, LogFailed) as error:
                     if not self._closed:
                         logger.warning("the log in Redis cannot be read: %s", error)
-                        await asyncio.sleep(_PAUSES_S[-1])
+                        await asyncio.sleep(PAUSES_S[-1])
+                    # Another Redis may answer next, with less in it.
+                    await redis.aclose()
+                    redis, checked = self._server.blocking(_BLOCK_S), float("-inf")
                 except Exception:
                     logger.exception("what was read from Redis could not be shown")
-                    await asyncio.sleep(_PAUSES_S[-1])
+                    await asyncio.sleep(PAUSES_S[-1])
         finally:
             await redis.aclose()
 
@@ -910,25 +663,37 @@ class _Reader:
         streams: Any = {self._wake: self._woken}
         if self._hear is not None:
             streams[self._bell] = self._heard
-        heads = {stream: thread.head for stream, thread in remote.items()}
-        streams |= {stream: f"{head}-0" for stream, head in heads.items()}
+        heads = {stream: Position(thread.epoch, thread.head) for stream, thread in remote.items()}
+        streams |= {stream: f"{at.seq}-{stamp_of(at.epoch)}" for stream, at in heads.items()}
         reply = await redis.xread(streams, count=_READ_AT_ONCE, block=int(_BLOCK_S * 1000))
         for stream, entries in cast("Any", reply) or ():
-            name = _text(stream)
+            name = text(stream)
             if name == self._wake:
-                self._woken = _text(entries[-1][0])
+                self._woken = text(entries[-1][0])
             elif name == self._bell and self._hear is not None:
-                self._heard = _text(entries[-1][0])
+                self._heard = text(entries[-1][0])
                 for _, news in entries:
                     self._hear(news)
             elif (thread := self._threads.get(name)) is not None:
-                self._show(thread, heads[name], entries)
+                await self._take(thread, heads[name], entries)
 
-    def _show(self, thread: _Thread, after: int, found: Sequence[Any]) -> None:
-        if thread.head < after:  # somebody has begun to read from further back meanwhile
+    async def _take(self, thread: LocalThread, after: Position, found: Sequence[Any]) -> None:
+        """Take what was read of a thread, unless it is read from elsewhere by now."""
+        if thread.epoch != after.epoch or thread.head < after.seq:
             return
+        stamp = stamp_of(after.epoch)
+        if all(is_of(stamp, name) for name, _ in found):
+            self._show(thread, found)
+        else:
+            await self._check(thread)
+            if thread.epoch == after.epoch:
+                logger.error("the log of %r is corrupt: it has entries of another", thread.key)
+                thread.corrupt = True
+                thread.wake()
+
+    def _show(self, thread: LocalThread, found: Sequence[Any]) -> None:
         try:
-            entries = [_stream_entry(name, fields) for name, fields in found]
+            entries = [stream_entry(name, fields) for name, fields in found]
         except LogFailed:
             logger.exception("the log of %r is corrupt", thread.key)
             thread.corrupt = True
@@ -941,60 +706,10 @@ class _Reader:
             thread.wake()
 
     async def _check_all(self) -> None:
-        for thread in list(self._threads.values()):
-            await self._check(thread)
+        await some_at_once(map(self._check, list(self._threads.values())))
 
 
 def _kind(frame: Frame) -> str:
     if isinstance(frame, RunFinished):
         return "e"
     return "t" if isinstance(frame, TERMINAL) else "d"
-
-
-def _size(entry: Entry) -> int:
-    """About how many bytes an entry takes in this process."""
-    frame = entry.frame
-    return 512 + len(frame.text if type(frame) is BlockDelta else dumps(encode_frame(frame)))
-
-
-def _stream_entry(name: bytes, fields: dict[bytes, bytes]) -> Entry:
-    seq = name.partition(b"-")[0]
-    return _entry(seq, fields.get(b"r"), fields.get(b"t"), fields.get(b"d"))
-
-
-def _entry(seq: Any, run_id: Any, time_ms: Any, frame: Any) -> Entry:
-    """An entry as Redis holds it.
-
-    Raises:
-        LogFailed: It is none.
-    """
-    try:
-        return Entry(int(seq), run_id.decode(), int(time_ms), decode_frame(loads(frame)))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise LogFailed(f"entry {seq!r} in Redis is corrupt: {error}") from error
-
-
-def _gap(reason: str, requested: int, bounds: Bounds) -> GapError:
-    return GapError(
-        cast("GapReason", reason),
-        requested=requested,
-        first=bounds.first,
-        head=bounds.head,
-        epoch=bounds.epoch,
-    )
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _number(value: Any) -> int:
-    """A number as a script returns it.
-
-    Raises:
-        LogFailed: It is none.
-    """
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise LogFailed(f"expected a number from Redis, got {value!r}") from None

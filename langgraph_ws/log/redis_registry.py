@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from zlib import crc32
 
 from langgraph_ws.codec import dumps, loads
 from langgraph_ws.errors import LeaseLost, LogFailed
 from langgraph_ws.frames import Frame, RunFinished
+from langgraph_ws.log import Position
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
+from langgraph_ws.log.redis_server import number, some_at_once, text
 from langgraph_ws.log.registry import (
     Admission,
     Admitted,
@@ -30,7 +34,9 @@ from langgraph_ws.log.registry import (
     Standing,
     Ticket,
     Where,
+    lost,
 )
+from langgraph_ws.view import RunView, ThreadView, closing
 
 __all__ = ["RedisRegistry"]
 
@@ -43,8 +49,10 @@ _TICKS = 5
 _PAUSES_S = (0.0, 5.0, 30.0)
 """How long a run stays alone after its first, second and every later crash."""
 _CLOSE_S = 2.0
-_AT_ONCE = 8
-"""Leases that are renewed, or claimed, at the same time."""
+_CLAIMED = 32
+"""Runs of one slot that are looked at, in turn, whether they can be taken over."""
+_LEFT = 5
+"""For how many times a lease a run is left to others that cannot be carried out here."""
 
 
 def _now() -> float:
@@ -73,6 +81,10 @@ class Store(Protocol):
 
     async def command(self, *arguments: Any) -> Any:
         """Run a command on keys of no thread."""
+        ...
+
+    async def view(self, thread: str) -> tuple[Position, ThreadView]:
+        """What the frames of a thread add up to."""
         ...
 
     def fold_of(self, thread: str) -> Fold | None:
@@ -124,9 +136,13 @@ class RedisRegistry(Registry):
         self._finishing: set[Lease] = set()  # what is heard of these may be out of date
         self._watched: set[str] = set()
         self._claims = 0
+        self._offsets = [0] * shards  # where to look next for what can be taken over
+        self._left: dict[str, float] = {}  # threads that are left to others, and until when
+        self._placed = _now()  # when it was last written down where the runs are to be found
         self._keeper: Keeper | None = None
         self._bell = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._guard: asyncio.Task[None] | None = None
         self._closed = False
 
     async def start(self, keeper: Keeper) -> None:
@@ -134,6 +150,7 @@ class RedisRegistry(Registry):
         self._keeper = keeper
         await self._store.listen(self._hear)
         self._task = asyncio.create_task(self._tend(), name="redis registry")
+        self._guard = asyncio.create_task(self._watch_deadlines(), name="redis leases")
 
     async def close(self) -> None:
         """Let go of every lease."""
@@ -150,6 +167,10 @@ class RedisRegistry(Registry):
         for lease in list(self._held.values()):
             with contextlib.suppress(LogFailed):
                 await self.release(lease)
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.wait({self._guard})
+            self._guard = None
 
     async def admit(self, ticket: Ticket, how: Admission, limit: int) -> Admitted:
         """Make a run live: the active one of its thread if there is none, or one that waits."""
@@ -172,12 +193,12 @@ class RedisRegistry(Registry):
         )
         outcome, *rest = reply
         if outcome == b"MINE":
-            return Admitted(lease=self._hold(rest[0], ticket.thread, began, ticket))
+            return Admitted(lease=self._hold(rest[0], ticket, began))
         if outcome == b"LIVE":
             place, *superseded = rest
             for active in superseded:
-                await self._tell_stop(_text(active))
-            return Admitted(standing=Standing(ticket=ticket, place=_int(place) or None))
+                await self._tell_stop(text(active))
+            return Admitted(standing=Standing(ticket=ticket, place=number(place) or None))
         if is_new:
             await self._store.command("DEL", key)
         return Admitted(busy=True, full=outcome == b"FULL")
@@ -201,12 +222,13 @@ class RedisRegistry(Registry):
         self._forget(lease)
         if not frames and interrupted is None:
             await self._store.command("DEL", self._where(ticket.run))
-        return self._hold(more[0], ticket.thread, began) if more else None
+        return await self._take(more[0], ticket.thread, began) if more else None
 
     async def release(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
         """Let go of a run that is not at its end: somebody else is to go on with it."""
         thread = lease.ticket.thread
         if self._forget(lease):
+            self._store.let_go(thread)
             await self._store.run(lua.RELEASE, thread, thread, lease.fence, int(crashed))
             await self._store.ring(claim="1")
         return None
@@ -222,14 +244,16 @@ class RedisRegistry(Registry):
     async def stop(self, standing: Standing) -> None:
         """Have the active run of a thread cancelled, whoever carries it."""
         ticket = standing.ticket
-        if _int(await self._store.run(lua.STOP, ticket.thread, ticket.run)):
+        if number(await self._store.run(lua.STOP, ticket.thread, ticket.run)):
             await self._tell_stop(ticket.run)
 
     async def live(self, thread: str) -> tuple[Standing, ...]:
         """The live runs of a thread: the active one, then those that wait, in order."""
         found = await self._store.run(lua.LIVE, thread)
         return tuple(
-            Standing(ticket=_ticket(run, told, thread), place=place or None, attempt=_int(attempt))
+            Standing(
+                ticket=_ticket(run, told, thread), place=place or None, attempt=number(attempt)
+            )
             for place, (run, told, attempt) in (
                 (place, item) for place, item in enumerate(found) if item
             )
@@ -253,7 +277,7 @@ class RedisRegistry(Registry):
 
     async def is_watched(self, thread: str) -> bool:
         """Whether clients of another process follow a thread."""
-        return _int(await self._store.run(lua.WATCHED, thread, self._owner)) > 0
+        return number(await self._store.run(lua.WATCHED, thread, self._owner)) > 0
 
     async def _tell_watched(self, thread: str) -> None:
         long = self._lease_ms if thread in self._watched else 0
@@ -287,39 +311,61 @@ class RedisRegistry(Registry):
             *(self._store.new_epoch(), "" if fold is None else fold.dump(1)),
             dumps(runs),
         )
-        if not _int(mine):
+        if not number(mine):
             self._lose(lease)
             raise LeaseLost(f"the thread {thread!r} is not held any more")
-        where = dumps([thread, ticket.thread_id])
-        await self._store.command("SET", self._where(ticket.run), where, "PX", self._keep_ms)
+        await self._tell_where(lease)
         self._renewed(lease, began)
 
     # -- leases -----------------------------------------------------------------------------
 
-    def _hold(
-        self, leased: Sequence[Any], thread: str, began: float, ticket: Ticket | None = None
-    ) -> Lease:
-        run, work, told, fence, attempt, crashes, supersedes, stop = leased
-        if ticket is None:
-            ticket = _ticket(run, told, thread)
-            ticket = Ticket(
-                run=ticket.run,
-                thread=thread,
-                thread_id=ticket.thread_id,
-                graph=ticket.graph,
-                work=self._decode(work, ticket.run),
-            )
+    async def _take(self, leased: Sequence[Any], thread: str, began: float) -> Lease | None:
+        """Hold a run that another process accepted; None: it cannot be carried out here."""
+        run, work, told, fence, *_ = leased
+        ticket = _ticket(run, told, thread)
+        assert self._keeper is not None
+        try:
+            ticket = replace(ticket, work=self._keeper.decode(work))
+        except ValueError as error:
+            # Its text may quote what the client sent.
+            kind = type(error).__name__
+            logger.warning("run %s cannot be carried out here: %s", ticket.run_id, kind)
+            return await self._leave(ticket, number(fence))
+        return self._hold(leased, ticket, began)
+
+    async def _leave(self, ticket: Ticket, fence: int) -> Lease | None:
+        """Leave a run to others, and end it when nobody could carry it out.
+
+        Returns:
+            The lease of the next run, if it was ended.
+        """
+        thread = ticket.thread
+        self._left[thread] = _now() + self._lease_s
+        patience = _LEFT * self._lease_ms
+        try:
+            if not number(await self._store.run(lua.LEAVE, thread, thread, fence, patience)):
+                return None
+            _, view = await self._store.view(thread)
+            run = view.runs.get(ticket.run_id) or RunView(ticket.run_id)
+            frames = [*closing(run, "failed"), *lost(retryable=run.started is None)]
+            return await self.finish(Lease(ticket=ticket, fence=fence), frames, interrupted=False)
+        except LogFailed as error:  # the lease runs out by itself
+            logger.warning("run %s could not be left to others: %s", ticket.run_id, error)
+            return None
+
+    def _hold(self, leased: Sequence[Any], ticket: Ticket, began: float) -> Lease:
+        _, _, _, fence, attempt, crashes, supersedes, stop = leased
         lease = Lease(
             ticket=ticket,
-            fence=_int(fence),
-            attempt=_int(attempt),
-            crashes=_int(crashes),
-            supersedes=_text(supersedes) or None,
+            fence=number(fence),
+            attempt=number(attempt),
+            crashes=number(crashes),
+            supersedes=text(supersedes) or None,
             stop=bool(stop),
             clock=_now,
         )
         self._renewed(lease, began)
-        self._held[thread] = lease
+        self._held[ticket.thread] = lease
         return lease
 
     def _renewed(self, lease: Lease, began: float) -> None:
@@ -347,12 +393,11 @@ class RedisRegistry(Registry):
             try:
                 await self._renew_all()
                 await self._claim_all()
-                await _some_at_once(map(self._tell_watched, list(self._watched)))
+                await some_at_once(map(self._tell_watched, list(self._watched)))
             except LogFailed as error:
                 logger.warning("leases cannot be looked after: %s", error)
             except Exception:
                 logger.exception("leases cannot be looked after")
-            self._lose_what_ended()
             if self._closed:
                 return
             with contextlib.suppress(TimeoutError):
@@ -362,7 +407,11 @@ class RedisRegistry(Registry):
             self._bell.clear()
 
     async def _renew_all(self) -> None:
-        await _some_at_once(self._renew(lease) for lease in list(self._held.values()))
+        held = list(self._held.values())
+        await some_at_once(map(self._renew, held))
+        if _now() - self._placed > self._keep_ms / 1000 / _TICKS:
+            self._placed = _now()
+            await some_at_once(map(self._tell_where, held))
 
     async def _renew(self, lease: Lease) -> None:
         thread = lease.ticket.thread
@@ -382,28 +431,41 @@ class RedisRegistry(Registry):
         else:
             self._lose(lease)
 
-    def _lose_what_ended(self) -> None:
-        for lease in list(self._held.values()):
-            if not lease.is_held:
-                self._lose(lease)
+    async def _watch_deadlines(self) -> None:
+        """Lose what could not be renewed in time, whatever the renewing waits for."""
+        tick = self._lease_s / _TICKS
+        while True:
+            for lease in list(self._held.values()):
+                if not lease.is_held:
+                    self._lose(lease)
+            ends = min((lease.deadline for lease in self._held.values()), default=math.inf)
+            await asyncio.sleep(min(tick, ends - _now()))
 
     async def _claim_all(self) -> None:
         """Take over the runs whose lease has ended."""
         now = await self._store.command("TIME")
-        now_ms = _int(now[0]) * 1000 + _int(now[1]) // 1000
-        threads: list[str] = []
-        for shard in range(self._shards):
-            key = f"{self._prefix}:{{{shard}}}:leases"
-            found = await self._store.command(
-                "ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, _AT_ONCE
-            )
-            threads += map(_text, found)
-        random.shuffle(threads)
-        await _some_at_once(map(self._claim, threads))
+        now_ms = number(now[0]) * 1000 + number(now[1]) // 1000
+        await some_at_once(
+            self._claim_of(shard, now_ms)
+            for shard in random.sample(range(self._shards), self._shards)
+        )
+        self._left = {thread: ends for thread, ends in self._left.items() if ends > _now()}
 
-    async def _claim(self, thread: str) -> None:
-        if thread in self._held or self._keeper is None:
-            return
+    async def _claim_of(self, shard: int, now_ms: int) -> None:
+        """Take over some runs of a slot; after those that cannot be, it is the turn of others."""
+        offset = self._offsets[shard]
+        found = await self._store.command(
+            *("ZRANGEBYSCORE", f"{self._prefix}:{{{shard}}}:leases", "-inf", now_ms),
+            *("LIMIT", offset, _CLAIMED),
+        )
+        random.shuffle(found)
+        staying = [thread for thread in map(text, found) if not await self._claim(thread)]
+        self._offsets[shard] = offset + len(staying) if len(found) == _CLAIMED else 0
+
+    async def _claim(self, thread: str) -> bool:
+        """Take over the active run of a thread; whether it waits for nobody any more."""
+        if thread in self._held or thread in self._left or self._keeper is None:
+            return False
         self._claims += 1
         began = _now()
         reply = await self._store.run(
@@ -413,16 +475,19 @@ class RedisRegistry(Registry):
             *self._keeper.graph_names(),
         )
         if reply[0] != b"MINE":
-            return
-        lease = self._hold(reply[1], thread, began)
+            return bool(reply[0] == b"NONE")
+        lease = await self._take(reply[1], thread, began)
+        if lease is None:
+            return False
         logger.warning("run %s is taken over (attempt %d)", lease.ticket.run_id, lease.attempt)
         self._keeper.take(lease)
+        return True
 
     # -- the bell ---------------------------------------------------------------------------
 
     def _hear(self, news: Mapping[bytes, bytes]) -> None:
         if (run := news.get(b"stop")) is not None:
-            self._stop(_text(run))
+            self._stop(text(run))
         else:
             self._bell.set()
 
@@ -445,30 +510,14 @@ class RedisRegistry(Registry):
     def _where(self, run: str) -> str:
         return f"{self._prefix}:{{{crc32(run.encode()) % self._shards}}}:run:{run}"
 
+    async def _tell_where(self, lease: Lease) -> None:
+        ticket = lease.ticket
+        where = dumps([ticket.thread, ticket.thread_id])
+        await self._store.command("SET", self._where(ticket.run), where, "PX", self._keep_ms)
+
     def _encode(self, ticket: Ticket) -> bytes:
         assert self._keeper is not None
         return self._keeper.encode(ticket.work)
-
-    def _decode(self, work: bytes, run: str) -> Any:
-        assert self._keeper is not None
-        try:
-            return self._keeper.decode(work)
-        except ValueError as error:
-            raise LogFailed(f"run {run!r} in Redis is corrupt: {error}") from error
-
-
-async def _some_at_once(works: Iterable[Awaitable[None]]) -> None:
-    """Do all of them, a few at a time; the first error is raised when all are done."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(work: Awaitable[None]) -> None:
-        async with gate:
-            await work
-
-    results = await asyncio.gather(*map(one, works), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
 
 
 def _ticket(run: Any, told: Any, thread: str) -> Ticket:
@@ -482,16 +531,5 @@ def _ticket(run: Any, told: Any, thread: str) -> Ticket:
     except (ValueError, TypeError) as error:
         raise LogFailed(f"run {run!r} in Redis is corrupt: {error}") from error
     return Ticket(
-        run=_text(run), thread=thread, thread_id=str(thread_id), graph=str(graph), work=None
+        run=text(run), thread=thread, thread_id=str(thread_id), graph=str(graph), work=None
     )
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _int(value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise LogFailed(f"expected a number from Redis, got {value!r}") from None

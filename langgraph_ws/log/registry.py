@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from langgraph_ws.frames import Frame
+from langgraph_ws.frames import Frame, RunFailed, RunFinished
 
 __all__ = [
     "Admission",
@@ -23,6 +23,7 @@ __all__ = [
     "Standing",
     "Ticket",
     "Where",
+    "lost",
 ]
 
 Admission = Literal["enqueue", "interrupt", "rollback", "reject"]
@@ -237,3 +238,16 @@ class Registry(ABC):
     @abstractmethod
     async def orphans(self) -> tuple[Standing, ...]:
         """The runs that would wait in vain once this process has ended."""
+
+
+def lost(*, retryable: bool) -> list[Frame]:
+    """The last frames of a run that nobody goes on with.
+
+    Args:
+        retryable: Whether the thread can go on from its checkpoint.
+    """
+    message = "The run was lost with the server that carried it."
+    return [
+        RunFailed(code="lost", message=message, retryable=retryable),
+        RunFinished(status="lost"),
+    ]

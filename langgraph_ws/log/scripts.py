@@ -9,7 +9,7 @@ are milliseconds, bytes and entry numbers; frames are JSON that no script looks 
                   entry that the fold stands for, `runs` what is known of each run, `due` when
                   the next of them is out of time, `cur` the run that wrote last, `k:<run>` the
                   last write of each run (token, seq, time)
-`LOG`     stream  the entries, `<seq>-0`: run, time, frame
+`LOG`     stream  the entries, `<seq>-<stamp of the epoch>`: run, time, frame
 `RESULTS` hash    the terminal entries by number, which outlive the others
 `FOLD`    string  the fold (see `fold`)
 `OWN`     hash    `f` the fence, `o` the process that holds the lease, `lx` when it ends, `rel`
@@ -17,7 +17,8 @@ are milliseconds, bytes and entry numbers; frames are JSON that no script looks 
                   `act` the active run, and of each live run `<r>`: `w:<r>` what it takes to
                   carry it out, `i:<r>` thread id and graph as JSON, `g:<r>` its graph, `a:<r>`
                   its attempt, `c:<r>` its crashes, `s:<r>` the run that it supersedes, `x:<r>`
-                  set when it is to stop, `k:<r>` the call that admitted it
+                  set when it is to stop, `k:<r>` the call that admitted it, `u:<r>` since when
+                  it is known that somebody cannot carry it out
 `QUEUE`   list    the runs that wait
 `VIEWERS` zset    the processes whose clients follow the thread, by until when that is known
 `LEASES`  zset    the threads of the slot that are held, by when their lease ends
@@ -25,6 +26,9 @@ are milliseconds, bytes and entry numbers; frames are JSON that no script looks 
 
 An entry leaves the sight of readers exactly when it is over the limits, and leaves the stream once
 a fold covers it.
+
+The stamp of an epoch is the second in which it began and 20 bits of chance, so that the id of an
+entry names none of a log that was lost.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ __all__ = [
     "DROP",
     "FINISH",
     "FOLLOW",
+    "LEAVE",
     "LIVE",
     "LOOK",
     "RELEASE",
@@ -64,14 +69,21 @@ local KEEP = RESULT + 60000
 local ENTRY_BYTES = 64
 local m = {}
 
-local function id(seq) return string.format('%.0f-0', seq) end
 local function text(number) return string.format('%.0f', number) end
+
+local function stamp(epoch)
+  local began, chance = epoch:match('^(%d+)-(%x%x%x%x%x)')
+  return text(tonumber(began) * 1048576 + tonumber(chance, 16))
+end
+
+local function id(seq) return text(seq) .. '-' .. m.stamp end
 
 local function load()
   local v = redis.call('HMGET', META, 'e', 's', 'fs', 'b', 'hb', 'fd', 'due')
   if not v[1] then return false end
   m.e, m.s, m.fs, m.b = v[1], tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
   m.hb, m.fd, m.due = tonumber(v[5]), tonumber(v[6]), tonumber(v[7] or '')
+  m.stamp = stamp(m.e)
   return true
 end
 
@@ -80,7 +92,7 @@ local function save()
 end
 
 local function create(epoch)
-  m = {e = epoch, s = 0, fs = 1, b = 0, hb = 0, fd = 0}
+  m = {e = epoch, s = 0, fs = 1, b = 0, hb = 0, fd = 0, stamp = stamp(epoch)}
   redis.call('DEL', LOG, RESULTS, FOLD)
   redis.call('HSET', META, 'e', epoch, 's', '0', 'fs', '1', 'b', '0', 'hb', '0', 'fd', '0')
 end
@@ -104,9 +116,16 @@ local function find(list, name)
   for _, run in ipairs(list) do if run.i == name then return run end end
 end
 
+local function entry_at(seq) return redis.call('XRANGE', LOG, id(seq), id(seq))[1] end
+
 local function size_of(seq)
-  local found = redis.call('XRANGE', LOG, id(seq), id(seq))
-  return found[1] and ENTRY_BYTES + #found[1][2][6] or 0
+  local found = entry_at(seq)
+  return found and ENTRY_BYTES + #found[2][6] or 0
+end
+
+local function time_of(seq)
+  local found = entry_at(seq)
+  return found and found[2][4] or '0'
 end
 
 local function hide(upto)
@@ -156,9 +175,11 @@ end
 """
 
 _APPEND = """
--- ARGV of a write: epoch if there is none yet, fence or nothing, run, token, the kind of each frame
--- (d, t: terminal, e: the end), the frames, and what else the script is given
-local FENCE, RUN, TOKEN, KINDS, MORE = ARGV[7], ARGV[8], ARGV[9], ARGV[10], 10 + #ARGV[10]
+-- ARGV of a write: epoch if a new one begins, epoch and seq that the writer knows of, fence or
+-- nothing, run, token, the kind of each frame (d, t: terminal, e: the end), the frames, and what
+-- else the script is given
+local KNOWN, FENCE, RUN, TOKEN, KINDS = tonumber(ARGV[8]), ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local FRAMES, MORE = 12, 12 + #KINDS
 
 local function fenced()
   if FENCE == '' then return nil end
@@ -167,7 +188,25 @@ local function fenced()
   if fence ~= FENCE then return {'FENCED'} end
 end
 
-local function write(run, token, kinds, from)
+-- Begin an epoch with the entries that there are: a replica that lagged has become the master, and
+-- others have seen entries that are gone.
+local function renew(epoch)
+  local entries = redis.call('XRANGE', LOG, '-', '+')
+  redis.call('DEL', LOG)
+  m.e, m.stamp = epoch, stamp(epoch)
+  redis.call('HSET', META, 'e', epoch)
+  for _, entry in ipairs(entries) do
+    redis.call('XADD', LOG, id(tonumber(entry[1]:match('^%d+'))), unpack(entry[2]))
+  end
+end
+
+local function open()
+  if not load() then create(ARGV[6]) end
+  if ARGV[7] == m.e and KNOWN > m.s then renew(ARGV[6]) end
+  expire()
+end
+
+local function write(run, token, kinds)
   local key = 'k:' .. run
   local seq, time = (redis.call('HGET', META, key) or ''):match('^' .. token .. ' (%d+) (%d+)$')
   if seq then return {seq, time} end  -- the reply to it was lost
@@ -181,7 +220,7 @@ local function write(run, token, kinds, from)
     end
   end
   for n = 1, #kinds do
-    local frame, kind = ARGV[from + n], kinds:sub(n, n)
+    local frame, kind = ARGV[FRAMES + n], kinds:sub(n, n)
     m.s = m.s + 1
     m.b = m.b + ENTRY_BYTES + #frame
     redis.call('XADD', LOG, id(m.s), 'r', run, 't', text(now), 'd', frame)
@@ -213,9 +252,8 @@ local function written(last) return {'OK', m.e, last[1], last[2], m.s, m.fs, m.b
 
 local function write_all()
   if KINDS == '' then return {'OK'} end
-  if not load() then create(ARGV[6]) end
-  expire()
-  return written(write(RUN, TOKEN, KINDS, 10))
+  open()
+  return written(write(RUN, TOKEN, KINDS))
 end
 """
 
@@ -242,7 +280,7 @@ if after > 0 then
 end
 if after + 1 < m.fs then return gap('trimmed') end
 if ARGV[9] == '1' and after > 0 then
-  local entry, list, run = redis.call('XRANGE', LOG, id(after), id(after))[1], runs(), nil
+  local entry, list, run = entry_at(after), runs(), nil
   if entry then run = find(list, entry[2][2]) end
   for _, other in ipairs(list) do
     if not run and other.a <= after and (other.e == 0 or other.e >= after) then run = other end
@@ -250,7 +288,7 @@ if ARGV[9] == '1' and after > 0 then
   if run and not (run.e > 0 and run.e <= after) then start = run.a - 1 end
 end
 if start + 1 < m.fs or (m.s > start and size_of(start + 1) == 0) then return gap('trimmed') end
-return {'OK', m.e, m.fs, m.s, start}
+return {'OK', m.e, m.fs, m.s, time_of(m.s), start}
 """
 )
 
@@ -327,10 +365,15 @@ return m.b
 CHECK = (
     _PRELUDE
     + """
--- a thread that is followed stays -> epoch, first, head
+-- ARGV: the head that the reader knows; a thread that is followed stays -> epoch, first, head, time
+-- of the entry at the head that the reader knows
 if not load() then return {} end
-if redis.call('PTTL', META) < FINISHED then redis.call('PEXPIRE', META, FINISHED + 60000) end
-return {m.e, m.fs, m.s}
+for n = 1, 6 do
+  if redis.call('PTTL', KEYS[n]) < FINISHED + 60000 then
+    redis.call('PEXPIRE', KEYS[n], FINISHED + 90000)
+  end
+end
+return {m.e, m.fs, m.s, time_of(tonumber(ARGV[6]))}
 """
 )
 
@@ -346,6 +389,11 @@ local function hold(thread, owner, lease)
   keep()
 end
 
+-- A new fence: none is used twice, though Redis was wiped between.
+local function bump()
+  redis.call('HSET', OWN, 'f', text(math.max(tonumber(own('f') or '0') + 1, now)))
+end
+
 local function activate(run)
   redis.call('HSET', OWN, 'act', run)
   redis.call('HINCRBY', OWN, 'a:' .. run, 1)
@@ -357,7 +405,7 @@ local function leased(run)
 end
 
 local function over(run)
-  for _, field in ipairs({'w:', 'i:', 'g:', 'a:', 'c:', 's:', 'x:', 'k:'}) do
+  for _, field in ipairs({'w:', 'i:', 'g:', 'a:', 'c:', 's:', 'x:', 'k:', 'u:'}) do
     redis.call('HDEL', OWN, field .. run)
   end
 end
@@ -390,7 +438,7 @@ if active and redis.call('LLEN', QUEUE) >= limit then return {'FULL'} end
 redis.call('HSET', OWN, 'w:' .. run, work, 'i:' .. run, told, 'g:' .. run, graph,
   'k:' .. run, TOKEN)
 if not active then
-  redis.call('HINCRBY', OWN, 'f', 1)
+  bump()
   activate(run)
   hold(thread, owner, lease)
   return {'MINE', leased(run)}
@@ -404,8 +452,8 @@ for _, other in ipairs(redis.call('LRANGE', QUEUE, 0, -1)) do
   if own('s:' .. other) then
     redis.call('LREM', QUEUE, 1, other)
     over(other)
-    if not load() then create(ARGV[6]) end
-    write(other:match('[^/]*$'), TOKEN, KINDS, 10)
+    open()
+    write(other:match('[^/]*$'), TOKEN, KINDS)
   end
 end
 redis.call('LPUSH', QUEUE, run)
@@ -434,6 +482,7 @@ if own('fin') ~= TOKEN then
   over(run)
   if interrupted == '1' then redis.call('HSET', OWN, 'int', '1') end
   if interrupted == '0' then redis.call('HDEL', OWN, 'int') end
+  bump()
   local following = redis.call('LINDEX', QUEUE, 0)
   if following and (not own('int') or own('s:' .. following)) then
     redis.call('LPOP', QUEUE)
@@ -442,7 +491,6 @@ if own('fin') ~= TOKEN then
   else
     redis.call('HDEL', OWN, 'act', 'o', 'lx', 'rel')
     redis.call('ZREM', LEASES, thread)
-    redis.call('HINCRBY', OWN, 'f', 1)
   end
 end
 local active = own('act')
@@ -487,7 +535,7 @@ RELEASE = (
     + """
 -- ARGV: thread, fence, '1' if that counts as a crash
 if own('f') ~= ARGV[7] or not own('act') then return 0 end
-redis.call('HINCRBY', OWN, 'f', 1)
+bump()
 redis.call('HSET', OWN, 'o', '', 'lx', text(now))
 if ARGV[8] == '0' then redis.call('HSET', OWN, 'rel', '1') end
 redis.call('ZADD', LEASES, text(now), ARGV[6])
@@ -514,11 +562,28 @@ end
 local served = false
 for n = 11, #ARGV do served = served or ARGV[n] == own('g:' .. active) end
 if not served then return {'HELD'} end
-redis.call('HINCRBY', OWN, 'f', 1)
+bump()
 redis.call('HSET', OWN, 'c:' .. active, crashes, 'k:' .. active, call)
 activate(active)
 hold(thread, owner, lease)
 return {'MINE', leased(active)}
+"""
+)
+
+LEAVE = (
+    _PRELUDE
+    + _LIVE
+    + """
+-- ARGV: thread, fence, patience -> whether others have had the time to carry out the active run
+local run = own('act')
+if own('f') ~= ARGV[7] or not run then return 0 end
+redis.call('HSETNX', OWN, 'u:' .. run, text(now))
+if tonumber(own('u:' .. run)) + tonumber(ARGV[8]) <= now then return 1 end
+bump()
+redis.call('HINCRBY', OWN, 'a:' .. run, -1)
+redis.call('HSET', OWN, 'o', '', 'lx', '0', 'rel', '1')
+redis.call('ZADD', LEASES, 0, ARGV[6])
+return 0
 """
 )
 
@@ -559,8 +624,8 @@ if own('f') then return own('f') == ARGV[8] and own('o') == ARGV[7] and 1 or 0 e
 redis.call('HSET', OWN, 'f', ARGV[8], 'act', run, 'w:' .. run, ARGV[11], 'i:' .. run, ARGV[12],
   'g:' .. run, ARGV[13], 'a:' .. run, ARGV[14], 'c:' .. run, ARGV[15])
 if ARGV[16] ~= '' then redis.call('HSET', OWN, 's:' .. run, ARGV[16]) end
-if not load() and ARGV[18] ~= '' then
-  create(ARGV[17])
+if (not load() or m.s == 0) and ARGV[18] ~= '' then
+  create(m.e or ARGV[17])  -- somebody may follow it already
   redis.call('HSET', META, 's', '1', 'fs', '2', 'fd', '1')
   redis.call('SET', FOLD, ARGV[18])
   m.s = 1

@@ -1,0 +1,177 @@
+"""Redis as the log and its registry talk to it: what may pass is tried again, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import (
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from langgraph_ws.errors import ConfigurationError, LogFailed, LogUnavailable
+
+__all__ = ["COMMAND_S", "PAUSES_S", "Server", "number", "some_at_once", "text"]
+
+COMMAND_S = 2.0
+"""How long Redis may take for one command; a frozen one is noticed then."""
+PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""Between attempts to reach Redis; the last again and again."""
+_AT_ONCE = 8
+_TRANSIENT = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, MasterDownError)
+"""What may pass: Redis restarts, loads its data, does not answer in time, or another becomes the
+master."""
+
+
+class Server:
+    """Redis, with what may pass tried again: everything that is sent can be sent twice.
+
+    redis-py's own retries (ten of them, silent) would send again what must not be done twice, and
+    outlast any limit (redis-py 8.1).
+
+    Args:
+        url: Where Redis is.
+        patience: Seconds that it may be away before what needs it fails.
+        connections: Connections at once, beside those of `blocking`.
+
+    Raises:
+        ConfigurationError: The URL is none.
+    """
+
+    def __init__(self, url: str, patience: float, connections: int) -> None:
+        self._url = url
+        self._patience = patience
+        try:
+            self._redis = Redis(
+                connection_pool=BlockingConnectionPool.from_url(
+                    url,
+                    max_connections=connections,
+                    timeout=COMMAND_S,
+                    **_options(COMMAND_S),
+                )
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"url: {error}") from None
+        self._scripts: dict[str, str] = {}
+        self._away_since: float | None = None
+
+    @property
+    def away_s(self) -> float:
+        """For how many seconds Redis has not answered; 0: it answers."""
+        if self._away_since is None:
+            return 0.0
+        return max(asyncio.get_running_loop().time() - self._away_since, 0.001)
+
+    async def ping(self) -> None:
+        """See whether Redis answers.
+
+        Raises:
+            LogUnavailable: It does not.
+        """
+        await self.call(lambda redis: redis.ping())
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+
+    def blocking(self, seconds: float) -> Redis:
+        """A client of one connection whose commands may wait so long."""
+        return Redis.from_url(
+            self._url, single_connection_client=True, **_options(seconds + COMMAND_S)
+        )
+
+    async def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        """Run a script."""
+        return await self.call(lambda redis: self._evaluate(redis, script, keys, arguments))
+
+    async def call(self, command: Callable[[Redis], Any], patience: float | None = None) -> Any:
+        """Do something with Redis, again and again while it is away.
+
+        Raises:
+            LogUnavailable: It stayed away for too long.
+            LogFailed: It refused.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._patience if patience is None else patience)
+        pauses: Iterator[float] = iter(PAUSES_S)
+        pause = 0.0
+        while True:
+            try:
+                reply = await command(self._redis)
+            except _TRANSIENT as error:
+                self._away_since = self._away_since or loop.time()
+                pause = next(pauses, pause)
+                if loop.time() + pause > deadline:
+                    raise LogUnavailable(f"Redis is away: {error}") from error
+                if isinstance(error, ResponseError):  # its address may lead to another by now
+                    pool = self._redis.connection_pool
+                    await pool.disconnect(inuse_connections=False)
+                await asyncio.sleep(pause)
+            except RedisError as error:
+                raise LogFailed(f"Redis refused: {error}") from error
+            else:
+                self._away_since = None
+                return reply
+
+    async def _evaluate(
+        self, redis: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]
+    ) -> Any:
+        sha = self._scripts.get(script)
+        if sha is not None:
+            try:
+                return await cast("Any", redis.evalsha(sha, len(keys), *keys, *arguments))
+            except NoScriptError:  # Redis was restarted
+                pass
+        self._scripts[script] = await cast("Any", redis.script_load(script))
+        return await cast("Any", redis.evalsha(self._scripts[script], len(keys), *keys, *arguments))
+
+
+def _options(timeout: float) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": COMMAND_S,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+
+
+async def some_at_once(works: Iterable[Awaitable[None]]) -> None:
+    """Do all of them, a few at a time; the first error is raised when all are done."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(work: Awaitable[None]) -> None:
+        async with gate:
+            await work
+
+    results = await asyncio.gather(*map(one, works), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def text(value: Any) -> str:
+    """A text as Redis returns it."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def number(value: Any) -> int:
+    """A number as a script returns it.
+
+    Raises:
+        LogFailed: It is none.
+    """
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise LogFailed(f"expected a number from Redis, got {value!r}") from None
