@@ -35,7 +35,7 @@ def lowest() -> list[str]:
     """The same, at the lowest version that is allowed."""
     pins = []
     for requirement in requirements():
-        found = re.match(r"([\w-]+)>=([\d.]+)", requirement)
+        found = re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", requirement)
         assert found, requirement
         pins.append(f"{found[1]}=={found[2]}")
     return pins
@@ -57,7 +57,7 @@ def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> t
     if kind == "lowest":
         subprocess.run([*pip, *lowest()], check=True, cwd=ROOT)
     elif kind == "pre-release":
-        names = [re.split(r"[>=!<]", requirement)[0] for requirement in requirements()]
+        names = [re.split(r"[\[>=!<]", requirement)[0] for requirement in requirements()]
         bounds = directory / "bounds.txt"
         bounds.write_text("\n".join(requirements()))
         subprocess.run([*pip, "--upgrade", "--pre", "-c", bounds, *names], check=True, cwd=ROOT)

@@ -28,6 +28,8 @@ COMMAND_S = 2.0
 PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Between attempts to reach Redis; the last again and again."""
 _AT_ONCE = 8
+_PIPELINED = 64
+"""Scripts that are sent at once, at most."""
 _TRANSIENT = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, MasterDownError)
 """What may pass: Redis restarts, loads its data, does not answer in time, or another becomes the
 master."""
@@ -63,6 +65,8 @@ class Server:
         except ValueError as error:
             raise ConfigurationError(f"url: {error}") from None
         self._scripts: dict[str, str] = {}
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._sender: asyncio.Task[None] | None = None
         self._away_since: float | None = None
 
     @property
@@ -81,7 +85,9 @@ class Server:
         await self.call(lambda redis: redis.ping())
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of the connections, once what was begun is done."""
+        if self._sender is not None:
+            await asyncio.wait({self._sender})
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 
@@ -94,6 +100,47 @@ class Server:
     async def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """Run a script."""
         return await self.call(lambda redis: self._evaluate(redis, script, keys, arguments))
+
+    async def _evaluate(
+        self, redis: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]
+    ) -> Any:
+        sha = self._scripts.get(script)
+        if sha is not None:
+            try:
+                return await self._send("EVALSHA", sha, len(keys), *keys, *arguments)
+            except NoScriptError:  # Redis was restarted
+                pass
+        self._scripts[script] = await cast("Any", redis.script_load(script))
+        return await self._send("EVALSHA", self._scripts[script], len(keys), *keys, *arguments)
+
+    def _send(self, *command: Any) -> asyncio.Future[Any]:
+        """Send a command, together with those that come while others are on their way."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((command, answer))
+        if self._sender is None:
+            self._sender = loop.create_task(self._send_all())
+        return answer
+
+    async def _send_all(self) -> None:
+        while batch := self._waiting[:_PIPELINED]:
+            del self._waiting[:_PIPELINED]
+            pipeline = self._redis.pipeline(transaction=False)
+            for command, _ in batch:
+                pipeline.execute_command(*command)
+            replies: Sequence[Any]
+            try:
+                replies = await pipeline.execute(raise_on_error=False)
+            except Exception as error:
+                replies = [error] * len(batch)
+            for (_, answer), reply in zip(batch, replies, strict=True):
+                if answer.done():  # nobody waits any more
+                    continue
+                if isinstance(reply, Exception):
+                    answer.set_exception(reply)
+                else:
+                    answer.set_result(reply)
+        self._sender = None
 
     async def call(self, command: Callable[[Redis], Any], patience: float | None = None) -> Any:
         """Do something with Redis, again and again while it is away.
@@ -123,18 +170,6 @@ class Server:
             else:
                 self._away_since = None
                 return reply
-
-    async def _evaluate(
-        self, redis: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]
-    ) -> Any:
-        sha = self._scripts.get(script)
-        if sha is not None:
-            try:
-                return await cast("Any", redis.evalsha(sha, len(keys), *keys, *arguments))
-            except NoScriptError:  # Redis was restarted
-                pass
-        self._scripts[script] = await cast("Any", redis.script_load(script))
-        return await cast("Any", redis.evalsha(self._scripts[script], len(keys), *keys, *arguments))
 
 
 def _options(timeout: float) -> dict[str, Any]:

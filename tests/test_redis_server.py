@@ -1,0 +1,104 @@
+"""Scripts that are sent to Redis together: each has its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from langgraph_ws.errors import LogFailed, LogUnavailable
+from langgraph_ws.log.redis_server import Server
+from tests.servers import RedisServer, redis_server
+
+ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
+FAIL = "return redis.error_reply('on purpose')"
+
+
+@pytest.fixture
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+async def server(redis: RedisServer) -> AsyncIterator[Server]:
+    made = Server(redis.url, 1.0, 10)
+    yield made
+    await made.close()
+
+
+async def commands(redis: RedisServer) -> dict[str, int]:
+    """What Redis has been asked so far: connections and scripts."""
+    async with Redis.from_url(redis.url) as client:
+        connections = (await client.info("stats"))["total_connections_received"]
+        scripts = (await client.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})
+    return {"connections": connections, "scripts": scripts["calls"]}
+
+
+async def test_scripts_that_come_together_share_a_connection(
+    redis: RedisServer, server: Server
+) -> None:
+    await server.run(ADD, ["n"], 0)
+    before = await commands(redis)
+    answers = await asyncio.gather(*(server.run(ADD, ["n"], 1) for _ in range(200)))
+    after = await commands(redis)
+    assert answers == list(range(1, 201))
+    assert after["scripts"] - before["scripts"] == 200
+    assert after["connections"] - before["connections"] == 1  # the one that asks here
+
+
+async def test_each_has_its_own_answer(server: Server) -> None:
+    await server.run(ADD, ["n"], 0)
+    with pytest.raises(LogFailed):
+        await server.run(FAIL, [])
+    works = [asyncio.create_task(server.run(ADD, ["n"], 1)) for _ in range(3)]
+    fails = asyncio.create_task(server.run(FAIL, []))
+    gone = asyncio.create_task(server.run(ADD, ["n"], 1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    last = asyncio.create_task(server.run(ADD, ["n"], 0))
+    assert sorted(await asyncio.gather(*works)) == [1, 2, 3]
+    assert await last == 4  # what was cancelled had been sent
+    with pytest.raises(LogFailed, match="on purpose"):
+        await fails
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+
+
+async def test_scripts_that_redis_has_forgotten_are_loaded_again(
+    redis: RedisServer, server: Server
+) -> None:
+    await server.run(ADD, ["n"], 0)
+    async with Redis.from_url(redis.url) as client:
+        await client.script_flush()
+    answers = await asyncio.gather(*(server.run(ADD, ["n"], 1) for _ in range(5)))
+    assert sorted(answers) == [1, 2, 3, 4, 5]
+
+
+async def test_all_wait_for_a_redis_that_comes_back_and_fail_with_one_that_does_not(
+    redis: RedisServer, server: Server
+) -> None:
+    await server.run(ADD, ["n"], 0)
+    redis.kill()
+    works = [asyncio.create_task(server.run(ADD, ["n"], 1)) for _ in range(5)]
+    await asyncio.sleep(0.1)
+    assert server.away_s > 0
+    redis.start()
+    assert sorted(await asyncio.gather(*works)) == [1, 2, 3, 4, 5]
+    assert server.away_s == 0
+    redis.kill()
+    for failed in await asyncio.gather(
+        *(server.run(ADD, ["n"], 1) for _ in range(5)), return_exceptions=True
+    ):
+        assert isinstance(failed, LogUnavailable)
+
+
+async def test_what_was_begun_is_done_before_the_connections_go(redis: RedisServer) -> None:
+    server = Server(redis.url, 1.0, 10)
+    await server.run(ADD, ["n"], 0)
+    work = asyncio.create_task(server.run(ADD, ["n"], 1))
+    await asyncio.sleep(0)
+    await server.close()
+    assert await work == 1
