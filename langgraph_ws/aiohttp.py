@@ -108,6 +108,7 @@ def attach_websocket(
     close_timeout: float = 2.0,
     drain_timeout: float = 20.0,
     merge_window: float = 0.025,
+    compress: bool = False,
     debug: bool = False,
     metrics: Metrics | None = None,
     playground: bool | Sequence[str] = False,
@@ -166,6 +167,10 @@ def attach_websocket(
             `authorize` holds for them too.
         merge_window: Seconds that a piece of text may wait for the next one, to go out with it as
             one message; 0: none waits. The first piece never does.
+        compress: Whether messages are compressed for clients that offer it, as browsers do
+            (permessage-deflate, RFC 7692). It makes little of `text` in full, and costs CPU and
+            some 100 KB for each connection. Where a client can have its own words and somebody's
+            secrets in one connection, sizes may tell of the secrets (CRIME).
         debug: Whether the texts of errors reach clients; for development.
         metrics: Who is told what happens, such as `OpenTelemetryMetrics()`; default: nobody.
 
@@ -234,6 +239,7 @@ def attach_websocket(
             heartbeat=heartbeat, auth=auth_timeout, stall=stall_timeout, close=close_timeout
         ),
         drain_timeout=drain_timeout,
+        compress=compress,
         playground=None if examples is None else Playground(Graphs(graph), examples),
     )
     if examples is not None:
@@ -271,6 +277,7 @@ class Attachment:
         limits: Limits,
         timing: Timing,
         drain_timeout: float,
+        compress: bool,
         playground: Playground | None,
     ) -> None:
         self.path = path
@@ -281,6 +288,7 @@ class Attachment:
         self._limits = limits
         self._timing = timing
         self._drain_timeout = drain_timeout
+        self._compress = compress
         self._playground = playground
         self._connections: set[Connection | EventStream] = set()
         self._draining: asyncio.Task[None] | None = None
@@ -554,7 +562,7 @@ class Attachment:
             autoclose=False,
             autoping=False,
             protocols=() if subprotocol is None else (subprotocol,),
-            compress=False,
+            compress=self._compress,
             # aiohttp refuses a message that is exactly as long as its limit.
             max_msg_size=self._limits.message_bytes + 1,
             writer_limit=0,

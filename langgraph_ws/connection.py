@@ -123,6 +123,7 @@ class Connection:
 
     __slots__ = (
         "_authenticator",
+        "_compressed",
         "_credit",
         "_credit_at",
         "_deadline",
@@ -176,6 +177,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._ws = ws
+        self._compressed = bool(ws.compress)
         self._transport = transport
         self._session = session
         self._runs = runs
@@ -579,7 +581,7 @@ class Connection:
         While a command is carried out, its answer comes first.
         """
         busy = self._worker is not None or self._sleeper is None or self._news
-        waits = busy or self._transport.is_closing()
+        waits = busy or self._compressed or self._transport.is_closing()
         if waits or self._transport.get_write_buffer_size():
             self._rouse()
             return

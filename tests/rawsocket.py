@@ -7,6 +7,7 @@ import base64
 import os
 import socket
 import struct
+import zlib
 from typing import Any
 
 import orjson
@@ -15,11 +16,16 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 class RawClient:
-    """One connection; `status` and `headers` are those of the answer to the upgrade."""
+    """One connection; `status` and `headers` are those of the answer to the upgrade.
+
+    `payload` counts the bytes of what came in frames, before they are inflated.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._data = b""
+        self._inflate: Any = None
+        self.payload = 0
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -47,13 +53,17 @@ class RawClient:
         client.headers = {
             name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])
         }
+        if "sec-websocket-extensions" in client.headers:
+            client._inflate = zlib.decompressobj(-15)
         return client
 
     async def send(self, message: Any) -> None:
         await self.send_frame(TEXT, orjson.dumps(message))
 
-    async def send_frame(self, opcode: int, payload: bytes = b"") -> None:
-        await self._write(frame(opcode, payload))
+    async def send_frame(
+        self, opcode: int, payload: bytes = b"", *, compressed: bool = False
+    ) -> None:
+        await self._write(frame(opcode | (0x40 if compressed else 0), payload))
 
     async def receive_frame(self) -> tuple[int, bytes]:
         """The opcode and payload of the next frame."""
@@ -64,8 +74,13 @@ class RawClient:
         elif size == 127:
             (size,) = struct.unpack("!Q", await self._take(8))
         assert first & 0x80, "a fragment"
-        assert not first & 0x70, "an extension is in use"
-        return first & 15, await self._take(size)
+        payload = await self._take(size)
+        self.payload += size
+        if first & 0x70:
+            assert first & 0x70 == 0x40, "another extension is in use"
+            assert self._inflate is not None, "an extension is in use"
+            payload = self._inflate.decompress(payload + b"\0\0\xff\xff")
+        return first & 15, payload
 
     async def receive(self, kind: str) -> Any:
         """The next message of this type, whatever comes before."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import aiohttp
+import orjson
 import pytest
 from aiohttp import web
 from langgraph.checkpoint.memory import InMemorySaver
@@ -1030,3 +1032,39 @@ async def test_an_identity_without_a_name_is_a_fault_of_the_application(
     async with serving(chat("hi"), authorize=lambda _request: identity) as site:
         assert await site.refused() == 500
     assert "authorize failed with TypeError" in caplog.text
+
+
+@pytest.mark.parametrize("compress", [True, False])
+async def test_all_of_the_text_again_and_again_is_little_where_it_is_compressed(
+    compress: bool,
+) -> None:
+    words = " ".join(f"word{number}" for number in range(300))
+    offered = "permessage-deflate; client_max_window_bits"
+    graph = chat(Reply(text=words, delay=0.002))
+    async with serving(graph, compress=compress, merge_window=0.0) as site:
+        client = await RawClient.connect(site.port, Sec_WebSocket_Extensions=offered)
+        messages = [{"role": "user", "content": "go"}]
+        await client.send({"type": "new_chat", "messages": messages})
+        texts = []
+        while (message := orjson.loads((await client.receive_frame())[1]))["type"] != "end":
+            if message["type"] == "text":
+                texts.append(message["data"]["text"])
+        client.close()
+    assert ("sec-websocket-extensions" in client.headers) == compress
+    assert texts[-1] == words
+    assert all(words.startswith(text) for text in texts)
+    plain = sum(map(len, texts))
+    assert plain > 20 * len(words)
+    assert (client.payload < plain / 10) == compress
+
+
+async def test_a_compressed_message_is_as_long_as_what_it_holds() -> None:
+    """A bomb: 64 MiB in 64 KB."""
+    offered = "permessage-deflate"
+    async with serving(chat("x"), compress=True) as site:
+        client = await RawClient.connect(site.port, Sec_WebSocket_Extensions=offered)
+        deflate = zlib.compressobj(wbits=-15)
+        bomb = deflate.compress(b" " * 2**26) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        await client.send_frame(TEXT, bomb.removesuffix(b"\0\0\xff\xff"), compressed=True)
+        assert await client.receive_close() == 1009
+        client.close()

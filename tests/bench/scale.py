@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from tests.bench.__main__ import DELTA, Load, serving
+from tests.bench.__main__ import DELTA, START, Load, serving
+from tests.rawsocket import PING, PONG, RawClient
 
 VIEWERS = 300
 IDLE = 2_000
@@ -119,6 +120,21 @@ async def reattach(site: Site) -> str:
     return f"{waited:.1f} s until {REATTACHED} clients had {counts[0]} messages each"
 
 
+async def text_so_far(site: Site) -> str:
+    """What an answer of 2,000 tokens weighs when each message holds all of its text so far."""
+    port = int(site.url.rpartition(":")[2])
+    client = await RawClient.connect(port, Sec_WebSocket_Extensions="permessage-deflate")
+    await client.send(START)
+    while True:
+        opcode, payload = await client.receive_frame()
+        if opcode == PING:
+            await client.send_frame(PONG, payload)
+        elif json.loads(payload)["type"] == "end":
+            break
+    client.close()
+    return f"{client.payload / 1e6:.2f} MB"
+
+
 async def measured(
     name: str, load: Load, measure: Callable[[Site], Awaitable[str]], variant: str = "langgraph-ws"
 ) -> None:
@@ -136,6 +152,9 @@ async def main() -> None:
     await measured("idle connection", paced, idle)
     quick = Load("", tokens=195, delay=0.03, connections=1)
     await measured("all come back at once", quick, reattach)
+    long = Load("", tokens=2_000, delay=1 / 30, connections=1)
+    await measured("2,000 tokens, text so far", long, text_so_far)
+    await measured("the same, compressed", long, text_so_far, "compressed")
 
 
 if __name__ == "__main__":

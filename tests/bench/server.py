@@ -24,6 +24,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph_ws import Limits, attach_websocket
 from langgraph_ws.log.redis import RedisThreadLog
 
+OURS = ("langgraph-ws", "compressed")
 Loop = Callable[[Any, web.WebSocketResponse], Awaitable[None]]
 STATM = Path("/proc/self/statm")
 INPUT = {"messages": [("user", "go")]}
@@ -112,10 +113,10 @@ async def memory(request: web.Request) -> web.Response:
 def main(variant: str, tokens: str, delay: str, redis: str = "") -> None:
     app = web.Application()
     graph = graph_of(int(tokens), float(delay))
-    if variant == "langgraph-ws":
+    if variant in OURS:
         limits = Limits(connections_per_address=10_000)
         log = RedisThreadLog(redis) if redis else None
-        attach_websocket(app, graph, limits=limits, log=log)
+        attach_websocket(app, graph, limits=limits, log=log, compress=variant == "compressed")
     else:
         app.router.add_get("/ws", by_hand(graph, BY_HAND[variant]))
     app.router.add_get("/cpu", cpu)
