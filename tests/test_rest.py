@@ -150,8 +150,18 @@ async def test_the_errors_of_the_protocol_are_answers_and_those_of_http_are_not(
         assert answer["detail"].startswith("limit: ")
         answer = await post(site, "/threads/t/history", {"limit": "x"}, 400)
         assert answer["detail"].startswith("limit: ")
-        answer = await post(site, "/threads/t/history", {"before": 7}, 422)
-        assert answer["detail"].startswith("before: ")
+        for before in (7, {"configurable": 7}, {"configurable": "c"}):
+            answer = await post(site, "/threads/t/history", {"before": before}, 422)
+            assert answer["detail"].startswith("before: ")
+        metadata: Any
+        for metadata in (
+            {"a') OR 1=1 --": 1},
+            {"a\n": 1},
+            {"a": 2**63},
+            dict.fromkeys("0123456789abcdefg"),
+        ):
+            answer = await post(site, "/threads/t/history", {"metadata": metadata}, 400)
+            assert answer["detail"].startswith("metadata: ")
         assert "checkpointer" in (await post(site, "/threads/t/history", {}, 422))["detail"]
         answer = await post(site, "/threads/t/stream/events", {"channels": ["debug"]}, 400)
         assert answer["detail"].startswith("channels: ")
@@ -231,6 +241,7 @@ async def test_threads_and_assistants_as_the_sdk_asks_for_them() -> None:
         drawing = await get(site, "/assistants/two/graph?xray=true")
         assert [node["id"] for node in drawing["nodes"]] == ["__start__", "model", "__end__"]
         assert await get(site, "/assistants/two/graph?xray=1") == drawing
+        assert await get(site, f"/assistants/two/graph?xray={'1' * 5_000}") == drawing
         assert await get(site, "/ok") == {"ok": True}
         assert "version" in await get(site, "/info")
 
