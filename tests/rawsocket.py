@@ -41,7 +41,7 @@ class RawClient:
             "Sec-WebSocket-Version": "13",
         } | {name.replace("_", "-"): value for name, value in headers.items()}
         lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
-        await client._write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        await client.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         head = (await client._until(b"\r\n\r\n")).decode().split("\r\n")
         client.status = int(head[0].split()[1])
         client.headers = {
@@ -53,7 +53,7 @@ class RawClient:
         await self.send_frame(TEXT, orjson.dumps(message))
 
     async def send_frame(self, opcode: int, payload: bytes = b"") -> None:
-        await self._write(frame(opcode, payload))
+        await self.write(frame(opcode, payload))
 
     async def receive_frame(self) -> tuple[int, bytes]:
         """The opcode and payload of the next frame."""
@@ -94,7 +94,7 @@ class RawClient:
     def close(self) -> None:
         self._sock.close()
 
-    async def _write(self, data: bytes) -> None:
+    async def write(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._sock, data)
 
     async def _take(self, size: int) -> bytes:
