@@ -7,7 +7,6 @@ deleted here. What a client may see is decided by the same gate as for the WebSo
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
@@ -37,7 +36,7 @@ from langgraph_ws.protocols.langchain_commands import RunStart, Subscribe
 from langgraph_ws.protocols.requests import MAX_INTEGER, Json, Model, parse, validated
 from langgraph_ws.routes import Handler, Routes, json_response
 from langgraph_ws.session import Do, Peer, Reply
-from langgraph_ws.states import describe_graph, read, run_times
+from langgraph_ws.states import METADATA, describe_graph, read, run_times
 
 __all__ = ["LangChainRoutes"]
 
@@ -46,8 +45,6 @@ _AnyModel = TypeVar("_AnyModel", bound=Model)
 _SETTLE_S = 0.05
 """How long after the end of a run its cancellation is answered: clients up to 1.11 start the next
 run at once, and would take an end that comes then for that of the next."""
-_METADATA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-_METADATA_NAMES = 16
 _XRAY_DIGITS = 3
 _END_S = 3_600.0
 """How long the end of a run is waited for."""
@@ -79,20 +76,16 @@ class _History(Model):
     @field_validator("metadata")
     @classmethod
     def _searchable(cls, metadata: Json | None) -> Json | None:
-        """Let pass what every checkpointer takes; in some, names become part of an SQL query."""
+        """Let nobody guess at what is not shown; names become part of an SQL query, besides."""
         for name, value in (metadata or {}).items():
-            if not _METADATA_NAME.fullmatch(name):
+            if name not in METADATA:
                 raise PydanticCustomError(
-                    "name", "expected names of 1 to 128 letters, digits, '_', '.' and '-'"
+                    "name", "expected only {known}", {"known": ", ".join(METADATA)}
                 )
             if isinstance(value, int) and abs(value) > MAX_INTEGER:
                 raise PydanticCustomError(
                     "number", "expected numbers up to {most}", {"most": MAX_INTEGER}
                 )
-        if len(metadata or {}) > _METADATA_NAMES:
-            raise PydanticCustomError(
-                "names", "expected at most {most} names", {"most": _METADATA_NAMES}
-            )
         return metadata
 
     def command(self, thread_id: str) -> ReadHistory:

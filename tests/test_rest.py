@@ -157,14 +157,38 @@ async def test_the_errors_of_the_protocol_are_answers_and_those_of_http_are_not(
         for metadata in (
             {"a') OR 1=1 --": 1},
             {"a\n": 1},
-            {"a": 2**63},
-            dict.fromkeys("0123456789abcdefg"),
+            {"step": 2**63},
+            {"token": "guessed"},
         ):
             answer = await post(site, "/threads/t/history", {"metadata": metadata}, 400)
             assert answer["detail"].startswith("metadata: ")
         assert "checkpointer" in (await post(site, "/threads/t/history", {}, 422))["detail"]
         answer = await post(site, "/threads/t/stream/events", {"channels": ["debug"]}, 400)
         assert answer["detail"].startswith("channels: ")
+
+
+async def test_what_the_application_gives_its_graphs_is_not_for_clients() -> None:
+    """LangGraph writes the config of a run into the metadata of its checkpoints."""
+    secret = "canary-7f3a9c"
+
+    def authorize(_request: web.Request) -> Identity:
+        return Identity(id="ann", config={"token": secret})
+
+    config = {"configurable": {"db": secret}, "metadata": {"where": secret}}
+    saver = InMemorySaver()
+    async with served(chat("x", saver=saver), authorize=authorize, config=config) as site:
+        await get(site, f"/threads/t/runs/{await start(site)}/join")
+        told = [
+            await get(site, "/threads/t/state?subgraphs=1"),
+            await post(site, "/threads/t/history"),
+            await command(site, "state.get"),
+            await command(site, "state.listCheckpoints"),
+            await get(site, "/threads/t"),
+        ]
+    saved = [it.metadata async for it in saver.alist({"configurable": {"thread_id": "ann/t"}})]
+    assert secret in repr(saved)
+    assert secret not in repr(told)
+    assert told[0]["metadata"].keys() == {"source", "step", "parents"}
 
 
 async def test_the_interrupts_of_a_thread_are_in_its_state() -> None:
