@@ -162,7 +162,10 @@ async def _serve(graph: Any, options: argparse.Namespace) -> None:
         debug=options.debug,
     )
     # No access log: it would show query strings, and tokens may be in them.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    # aiohttp unpacks a body before anybody is asked: 64 KB of one can be 64 MB, and take 0.2 s.
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=15.0, auto_decompress=False
+    )
     await runner.setup()
     try:
         told = _on_signals()

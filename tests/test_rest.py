@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -468,6 +469,8 @@ async def test_our_own_limit_holds_for_bodies_and_that_of_the_application_does_n
         long = {"messages": [{"type": "human", "content": "x" * 10_000, "id": "h1"}]}
         await start(site, long)
         answer = await post(site, "/threads/t/commands", b"x" * 20_001, 413)
+        packed = {"headers": {"Content-Encoding": "gzip"}}
+        await post(site, "/threads/t/commands", gzip.compress(b"{}"), 415, **packed)
         assert answer == {"detail": "The body is larger than 20000 bytes."}
         async with session.get(site.url) as response:
             assert response.status == 426
