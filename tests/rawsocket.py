@@ -30,6 +30,7 @@ class RawClient:
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         client = cls(sock)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from tests.security import autobahn, fuzz, origins, rfc6455, tenants
+from tests.security import autobahn, canaries, flood, fuzz, origins, rfc6455, tenants
 
 
 def table(options: argparse.Namespace) -> dict[str, Callable[[], str]]:
@@ -21,6 +21,10 @@ def table(options: argparse.Namespace) -> dict[str, Callable[[], str]]:
     return {
         "origins and credentials": lambda: asyncio.run(origins.check()),
         "what belongs to another": lambda: asyncio.run(tenants.check(rounds=101)),
+        "secrets": lambda: asyncio.run(canaries.check()),
+        "bad clients beside good ones": lambda: asyncio.run(
+            flood.check(seconds=60, attackers=16, timed=True)
+        ),
         "RFC 6455 on bare sockets": lambda: asyncio.run(rfc6455.check()),
         **(
             {"Autobahn": lambda: asyncio.run(autobahn.check(options.autobahn))}
