@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -171,6 +172,8 @@ async def _serve(graph: Any, options: argparse.Namespace) -> None:
         told = _on_signals()
         await _listen(runner, options.host, options.port)
         print(_greeting(graph, options, runner.addresses[0][1]), flush=True)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
         await told.wait()
         print("Draining; Ctrl+C stops at once.", flush=True)
         await attachment.drain()
