@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 
@@ -26,6 +27,8 @@ async def serve() -> None:
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4_096).start()
+    gc.collect()
+    gc.freeze()
     print(runner.addresses[0][1], flush=True)
     await told.wait()
     await runner.cleanup()

@@ -291,6 +291,7 @@ async def check(*, seconds: float, attackers: int, timed: bool) -> str:
         first = await attack(server.port, 1.0, 1, seed)
         quiet = Healthy(server)
         await quiet.beside(asyncio.sleep(QUIET_S, ""))
+        share = await asyncio.to_thread(_share)
         healthy, before = Healthy(server), server.resident
         came = _attack_from_elsewhere(server.port, seconds, attackers, seed)
         second = json.loads(await healthy.beside(came))
@@ -302,13 +303,22 @@ async def check(*, seconds: float, attackers: int, timed: bool) -> str:
     unexpected = tracebacks(log)
     assert not unexpected, unexpected[0][:3_000]
     p99, without = healthy.p99, quiet.p99
-    if timed:  # what a busy machine costs without any attack is not the attackers' doing
-        assert p99 < P99_S + without, f"p99 {p99 * 1000:.0f} ms, {without * 1000:.0f} without"
+    if timed:  # on a machine that is busy with something else, everything takes longer
+        assert p99 < P99_S / share, f"p99 {p99 * 1000:.0f} ms with {share:.0%} of a core"
     done = ", ".join(f"{times:,} {what}" for what, times in sorted(second["done"].items()))
     return (
         f"{done}; +{growth >> 20} MiB; {len(healthy.waits):,} good answers, "
-        f"p99 {p99 * 1000:.0f} ms ({without * 1000:.0f} ms without an attack)"
+        f"p99 {p99 * 1000:.0f} ms ({without * 1000:.0f} ms without an attack, "
+        f"{share:.0%} of a core to be had)"
     )
+
+
+def _share() -> float:
+    """How much of a core this process is given, when it asks for all of one."""
+    began, used = time.monotonic(), time.thread_time()
+    while time.monotonic() < began + QUIET_S:
+        pass
+    return (time.thread_time() - used) / (time.monotonic() - began)
 
 
 def _kinds(attack: Attack, many: int) -> list[Coroutine[Any, Any, None]]:
