@@ -163,7 +163,7 @@ CASES = [
 ]
 
 DEVIATIONS: dict[str, int | str] = {
-    # Where RFC 6455 says "MUST", and aiohttp (3.14.1 to 3.14.5), which reads the frames, does not.
+    # Where RFC 6455 says "MUST", and aiohttp (3.14.4 and 3.14.5), which reads the frames, does not.
     # None of them lets anybody see or do more than a good frame would.
     "a frame without a mask": ALIVE,
     "a length that is longer than it need be": ALIVE,
