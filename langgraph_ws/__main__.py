@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -162,12 +163,17 @@ async def _serve(graph: Any, options: argparse.Namespace) -> None:
         debug=options.debug,
     )
     # No access log: it would show query strings, and tokens may be in them.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    # aiohttp unpacks a body before anybody is asked: 64 KB of one can be 64 MB, and take 0.2 s.
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=15.0, auto_decompress=False
+    )
     await runner.setup()
     try:
         told = _on_signals()
         await _listen(runner, options.host, options.port)
         print(_greeting(graph, options, runner.addresses[0][1]), flush=True)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
         await told.wait()
         print("Draining; Ctrl+C stops at once.", flush=True)
         await attachment.drain()

@@ -359,8 +359,7 @@ class Connection:
         while True:
             message = await self._ws.receive()
             if message.type in _CLOSING:
-                code = message.data if message.type is WSMsgType.CLOSE else None
-                return code if code is not None and is_close_code(code) else 1000
+                return _answer_to(message.data) if message.type is WSMsgType.CLOSE else 1000
             self._heard_at = self._loop.time()
             self._pinged_at = None
             if self._ending is not None:
@@ -698,6 +697,13 @@ def _tune(transport: asyncio.Transport, timing: Timing) -> None:
 def is_close_code(code: int) -> bool:
     """Whether a close frame may carry this code (RFC 6455, 7.4)."""
     return code in (1000, 1001, 1002, 1003, *range(1007, 1015)) or 3000 <= code <= 4999
+
+
+def _answer_to(code: int) -> int:
+    """The code that answers a close; aiohttp lets through some that no close frame may carry."""
+    if not code:  # it had none
+        return 1000
+    return code if is_close_code(code) else 1002
 
 
 def close_reason(reason: str) -> bytes:

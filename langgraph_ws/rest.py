@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from aiohttp import web
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
 
 from langgraph_ws.commands import (
     Answer,
@@ -31,10 +33,10 @@ from langgraph_ws.errors import InvalidRequest, RequestError
 from langgraph_ws.frames import RunFinished
 from langgraph_ws.protocols.langchain import LangChainSession
 from langgraph_ws.protocols.langchain_commands import RunStart, Subscribe
-from langgraph_ws.protocols.requests import Json, Model, parse, validated
+from langgraph_ws.protocols.requests import MAX_INTEGER, Json, Model, parse, validated
 from langgraph_ws.routes import Handler, Routes, json_response
 from langgraph_ws.session import Do, Peer, Reply
-from langgraph_ws.states import describe_graph, read, run_times
+from langgraph_ws.states import METADATA, describe_graph, read, run_times
 
 __all__ = ["LangChainRoutes"]
 
@@ -43,6 +45,7 @@ _AnyModel = TypeVar("_AnyModel", bound=Model)
 _SETTLE_S = 0.05
 """How long after the end of a run its cancellation is answered: clients up to 1.11 start the next
 run at once, and would take an end that comes then for that of the next."""
+_XRAY_DIGITS = 3
 _END_S = 3_600.0
 """How long the end of a run is waited for."""
 _STATUS = {
@@ -70,6 +73,21 @@ class _History(Model):
     checkpoint: Json | None = None
     metadata: Json | None = None
 
+    @field_validator("metadata")
+    @classmethod
+    def _searchable(cls, metadata: Json | None) -> Json | None:
+        """Let nobody guess at what is not shown; names become part of an SQL query, besides."""
+        for name, value in (metadata or {}).items():
+            if name not in METADATA:
+                raise PydanticCustomError(
+                    "name", "expected only {known}", {"known": ", ".join(METADATA)}
+                )
+            if isinstance(value, int) and abs(value) > MAX_INTEGER:
+                raise PydanticCustomError(
+                    "number", "expected numbers up to {most}", {"most": MAX_INTEGER}
+                )
+        return metadata
+
     def command(self, thread_id: str) -> ReadHistory:
         if not 1 <= self.limit <= 1_000:
             raise InvalidRequest("limit", "expected a whole number from 1 to 1000")
@@ -86,7 +104,10 @@ class _History(Model):
 def _checkpoint_id(value: Any) -> str | None:
     """A checkpoint's id out of any of the forms that the clients know for it."""
     if isinstance(value, dict):
-        value = value.get("checkpoint_id") or (value.get("configurable") or {}).get("checkpoint_id")
+        within = value.get("configurable") or {}
+        value = value.get("checkpoint_id") or (
+            within.get("checkpoint_id") if isinstance(within, dict) else value
+        )
     if value is None or isinstance(value, str):
         return value
     raise InvalidRequest("before", "expected a checkpoint id, or a config that holds one")
@@ -295,7 +316,7 @@ class LangChainRoutes(Routes):
 
     async def _graph(self, request: web.Request, identity: Identity) -> web.Response:
         name, xray = request.match_info["name"], request.query.get("xray", "").lower()
-        levels = int(xray) if xray.isdecimal() else xray == "true"
+        levels = int(xray[:_XRAY_DIGITS]) if xray.isdecimal() else xray == "true"
         return json_response(await describe_graph(self._runs, identity, name, xray=levels))
 
     async def _info(self, request: web.Request, identity: Identity) -> web.Response:

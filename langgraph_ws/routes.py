@@ -147,7 +147,10 @@ class Routes(ABC):
 
         Raises:
             web.HTTPRequestEntityTooLarge: It is longer.
+            web.HTTPUnsupportedMediaType: It is compressed: a short one may stand for a long one.
         """
+        if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+            raise web.HTTPUnsupportedMediaType(text="The body may not be compressed.\n")
         size = 0
         parts: list[bytes] = []
         async for part in request.content.iter_any():

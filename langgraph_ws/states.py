@@ -29,9 +29,11 @@ from langgraph_ws.log import Entry, Position
 from langgraph_ws.runs import Runs
 from langgraph_ws.streaming import graph_options
 
-__all__ = ["describe_graph", "read", "run_times"]
+__all__ = ["METADATA", "describe_graph", "read", "run_times"]
 
 Json: TypeAlias = dict[str, Any]
+METADATA = ("source", "step", "parents")
+"""What clients are told, and may search for, of the metadata of checkpoints."""
 _BATCH = 1_024
 _RETRIES = 5
 _STATUS = {
@@ -158,7 +160,7 @@ def _state_json(state: GraphState, thread_id: str) -> Json:
         "values": plain(state.values),
         "next": list(state.next),
         "tasks": [_task_json(task, thread_id) for task in state.tasks],
-        "metadata": plain(state.metadata),
+        "metadata": _shown(state.metadata),
         "created_at": state.created_at,
         "checkpoint": checkpoint,
         "parent_checkpoint": parent,
@@ -166,6 +168,15 @@ def _state_json(state: GraphState, thread_id: str) -> Json:
         "checkpoint_id": checkpoint and checkpoint["checkpoint_id"],
         "parent_checkpoint_id": parent and parent["checkpoint_id"],
     }
+
+
+def _shown(metadata: Any) -> Json:
+    """What LangGraph itself has written down of a checkpoint.
+
+    It also copies there what is in the config of the run (langgraph 1.2.24): what the application
+    gives its graphs is not for clients.
+    """
+    return {name: plain(metadata[name]) for name in METADATA if name in (metadata or {})}
 
 
 def _task_json(task: Any, thread_id: str) -> Json:

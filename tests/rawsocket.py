@@ -36,6 +36,7 @@ class RawClient:
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         client = cls(sock)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
@@ -47,7 +48,7 @@ class RawClient:
             "Sec-WebSocket-Version": "13",
         } | {name.replace("_", "-"): value for name, value in headers.items()}
         lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
-        await client._write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        await client.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         head = (await client._until(b"\r\n\r\n")).decode().split("\r\n")
         client.status = int(head[0].split()[1])
         client.headers = {
@@ -63,7 +64,7 @@ class RawClient:
     async def send_frame(
         self, opcode: int, payload: bytes = b"", *, compressed: bool = False
     ) -> None:
-        await self._write(frame(opcode | (0x40 if compressed else 0), payload))
+        await self.write(frame(opcode | (0x40 if compressed else 0), payload))
 
     async def receive_frame(self) -> tuple[int, bytes]:
         """The opcode and payload of the next frame."""
@@ -109,7 +110,7 @@ class RawClient:
     def close(self) -> None:
         self._sock.close()
 
-    async def _write(self, data: bytes) -> None:
+    async def write(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._sock, data)
 
     async def _take(self, size: int) -> bytes:

@@ -874,3 +874,16 @@ def test_an_approval_of_an_unknown_call_is_only_told_as_data() -> None:
     ]
     told = chunks_of(resumed(AISDKSession(), entries(frames), 1))
     assert [it["type"] for it in told] == ["start", "data-interrupt", "finish"]
+
+
+@pytest.mark.parametrize("call_id", [[], {}, 1, None, "c"])
+def test_a_question_about_no_tool_call_is_answered_by_none(call_id: Any) -> None:
+    told = {"status": "pending", "value": {"tool_call_id": call_id}}
+    question = {"type": "data-interrupt", "id": "i", "data": told}
+    output = {"type": "tool-look", "toolCallId": "d", "state": "output-available", "output": 1}
+    frame = {"type": "send", "requestId": "1", "id": "t", "trigger": "submit-message"}
+    frame["messages"] = [assistant("a", question, output)]  # type: ignore[assignment]
+    [action] = AISDKSession().receive(orjson.dumps(frame).decode())
+    assert isinstance(action, Do)
+    assert isinstance(action.command, StartRun)
+    assert action.command.answers is None

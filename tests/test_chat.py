@@ -10,6 +10,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_snake
 
 from langgraph_ws.commands import (
     Attach,
@@ -37,6 +38,7 @@ from langgraph_ws.frames import (
 from langgraph_ws.log import Entry, Position
 from langgraph_ws.protocols import PROTOCOLS
 from langgraph_ws.protocols.chat import ChatSession
+from langgraph_ws.protocols.requests import in_both_cases
 from langgraph_ws.session import Close, Do, Reply
 from langgraph_ws.testing import assert_transcript
 from tests.chat_story import (
@@ -256,6 +258,21 @@ def test_client_that_knows_only_the_first_version_of_the_protocol() -> None:
     assert "A superstep is one tick 🕐." in texts
     assert all("delta" not in it["data"] for it in heard if it["type"] in {"text", "reasoning"})
     assert {"sources", "workflow_step", "final", "end"} <= {it["type"] for it in heard}
+
+
+@given(st.text("ABab1-_é", max_size=20))
+def test_names_are_those_that_pydantic_makes(name: str) -> None:
+    assert in_both_cases({name: 1}) == {to_snake(name): 1, name: 1}
+
+
+def test_the_name_of_an_option_may_be_long() -> None:
+    """Whoever may send 64 KiB may not stop the event loop with them."""
+    options = {"A" * 60_000: 1, "Aa" * 300: 1}
+    began = time.thread_time()
+    asked = command({"type": "new_chat", "messages": [HELLO], "options": options})
+    assert time.thread_time() - began < 1  # 0.01 s, and nearly a minute by pydantic's `to_snake`
+    assert isinstance(asked, StartRun)
+    assert len(asked.options) == 4
 
 
 def test_option_as_sent_wins_over_its_snake_case() -> None:

@@ -39,7 +39,8 @@ from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.protocols import langchain
 from langgraph_ws.protocols.langchain import LangChainSession
 from langgraph_ws.protocols.langchain_events import CHANNELS
-from langgraph_ws.session import Peer
+from langgraph_ws.session import Do, Peer
+from langgraph_ws.session import Reply as Answer
 from langgraph_ws.testing import Reply, assert_transcript, call
 from tests.chat_story import story
 from tests.graphs import Anything, agent, asking, chat, fan, line, model_node, nested
@@ -1235,3 +1236,24 @@ def test_transcript(batch: int | None) -> None:
         for message in client.send("t", entries[start : start + size])
     ]
     assert_transcript(told, TRANSCRIPTS / "langchain.jsonl", exact=True)
+
+
+@pytest.mark.parametrize("event_id", ["1" * 5_000, "99999999999999999", "\u0663", "-1", "x"])
+def test_an_id_that_no_event_has_is_a_cursor_before_all(event_id: str) -> None:
+    client = session()
+    params = {"channels": ["lifecycle"], "since_event_id": event_id}
+    message = {"id": 1, "method": "subscription.subscribe", "params": params}
+    [action] = client.receive(orjson.dumps(message).decode())
+    assert isinstance(action, Do)
+    client.done(action.token, attached())
+    story = recent(RunStarted(thread_id="t", run_id="r", graph="g"))
+    assert lifecycle(client.send("t", story)) == ["running"]
+
+
+def test_a_subscription_has_so_many_namespaces() -> None:
+    client = session()
+    params = {"channels": ["messages"], "namespaces": [["a"]] * 101}
+    message = {"id": 1, "method": "subscription.subscribe", "params": params}
+    [refusal] = client.receive(orjson.dumps(message).decode())
+    assert isinstance(refusal, Answer)
+    assert b"params.namespaces: expected a list of at most 100" in refusal.data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -150,11 +151,45 @@ async def test_the_errors_of_the_protocol_are_answers_and_those_of_http_are_not(
         assert answer["detail"].startswith("limit: ")
         answer = await post(site, "/threads/t/history", {"limit": "x"}, 400)
         assert answer["detail"].startswith("limit: ")
-        answer = await post(site, "/threads/t/history", {"before": 7}, 422)
-        assert answer["detail"].startswith("before: ")
+        for before in (7, {"configurable": 7}, {"configurable": "c"}):
+            answer = await post(site, "/threads/t/history", {"before": before}, 422)
+            assert answer["detail"].startswith("before: ")
+        metadata: Any
+        for metadata in (
+            {"a') OR 1=1 --": 1},
+            {"a\n": 1},
+            {"step": 2**63},
+            {"token": "guessed"},
+        ):
+            answer = await post(site, "/threads/t/history", {"metadata": metadata}, 400)
+            assert answer["detail"].startswith("metadata: ")
         assert "checkpointer" in (await post(site, "/threads/t/history", {}, 422))["detail"]
         answer = await post(site, "/threads/t/stream/events", {"channels": ["debug"]}, 400)
         assert answer["detail"].startswith("channels: ")
+
+
+async def test_what_the_application_gives_its_graphs_is_not_for_clients() -> None:
+    """LangGraph writes the config of a run into the metadata of its checkpoints."""
+    secret = "canary-7f3a9c"
+
+    def authorize(_request: web.Request) -> Identity:
+        return Identity(id="ann", config={"token": secret})
+
+    config = {"configurable": {"db": secret}, "metadata": {"where": secret}}
+    saver = InMemorySaver()
+    async with served(chat("x", saver=saver), authorize=authorize, config=config) as site:
+        await get(site, f"/threads/t/runs/{await start(site)}/join")
+        told = [
+            await get(site, "/threads/t/state?subgraphs=1"),
+            await post(site, "/threads/t/history"),
+            await command(site, "state.get"),
+            await command(site, "state.listCheckpoints"),
+            await get(site, "/threads/t"),
+        ]
+    saved = [it.metadata async for it in saver.alist({"configurable": {"thread_id": "ann/t"}})]
+    assert secret in repr(saved)
+    assert secret not in repr(told)
+    assert told[0]["metadata"].keys() == {"source", "step", "parents"}
 
 
 async def test_the_interrupts_of_a_thread_are_in_its_state() -> None:
@@ -231,6 +266,7 @@ async def test_threads_and_assistants_as_the_sdk_asks_for_them() -> None:
         drawing = await get(site, "/assistants/two/graph?xray=true")
         assert [node["id"] for node in drawing["nodes"]] == ["__start__", "model", "__end__"]
         assert await get(site, "/assistants/two/graph?xray=1") == drawing
+        assert await get(site, f"/assistants/two/graph?xray={'1' * 5_000}") == drawing
         assert await get(site, "/ok") == {"ok": True}
         assert "version" in await get(site, "/info")
 
@@ -433,6 +469,8 @@ async def test_our_own_limit_holds_for_bodies_and_that_of_the_application_does_n
         long = {"messages": [{"type": "human", "content": "x" * 10_000, "id": "h1"}]}
         await start(site, long)
         answer = await post(site, "/threads/t/commands", b"x" * 20_001, 413)
+        packed = {"headers": {"Content-Encoding": "gzip"}}
+        await post(site, "/threads/t/commands", gzip.compress(b"{}"), 415, **packed)
         assert answer == {"detail": "The body is larger than 20000 bytes."}
         async with session.get(site.url) as response:
             assert response.status == 426

@@ -175,11 +175,12 @@ class RunInput(CamelModel):
                 for answer in self.resume
             }
             return StartRun(kind="answer", answers=answers, **about)
-        said = [message for message in self.messages if message.role in _SAID]
+        places = [at for at, message in enumerate(self.messages) if message.role in _SAID]
+        said = [self.messages[at] for at in places]
         begin = len(said)
         while begin and said[begin - 1].new:
             begin -= 1
-        plain = [it.plain(f"messages.{self.messages.index(it)}") for it in said]
+        plain = [self.messages[at].plain(f"messages.{at}") for at in places]
         if begin == len(said) and said:
             return StartRun(kind="continue", **about)
         # What the client sends again, it wants answered anew.

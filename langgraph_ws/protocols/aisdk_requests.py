@@ -288,11 +288,13 @@ class Send(CamelModel):
             for part in last.parts
             if part.approval is not None and part.approval.approved is not None
         }
-        outputs = {part.tool_call_id: part for part in results}
+        outputs = {part.tool_call_id: part for part in results if part.tool_call_id}
         answers: Json = {}
         for interrupt_id, value in _pending(last):
             asked = value if isinstance(value, dict) else {}
-            if (result := outputs.get(asked.get("tool_call_id"))) is not None:
+            call_id = asked.get("tool_call_id")
+            result = outputs.get(call_id) if isinstance(call_id, str) else None
+            if result is not None:
                 answers[interrupt_id] = result.error_text if result.error_text else result.output
             elif isinstance(actions := asked.get("action_requests"), list):
                 said = [given.get(f"{interrupt_id}:{index}") for index in range(len(actions))]

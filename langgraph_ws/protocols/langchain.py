@@ -81,6 +81,7 @@ _TOLD = f"{_VARIANT}.told"
 """A mark among the bytes of an entry, which all connections share: some watcher was sent it."""
 _PENDING = 32
 """From which part of an entry's numbers on those of questions are that only the state has."""
+_DIGITS = len(str(MAX_INTEGER))
 _PYTHON_LIMIT = 1_000_000
 """The library of the Python client closes the socket over a message of more than 1 MiB."""
 _SETTLE_MS = 300
@@ -634,8 +635,9 @@ def _command_id(message: Json) -> int:
 
 
 def _number_in(event_id: str) -> int:
-    """The cursor that an event's id stands for: everything, where it has no number."""
-    return int(event_id) if event_id.isascii() and event_id.isdecimal() else -1
+    """The cursor that an event's id stands for: everything, where it is not that of an event."""
+    is_number = event_id.isascii() and event_id.isdecimal() and len(event_id) <= _DIGITS
+    return int(event_id) if is_number else -1
 
 
 def _custom_name(frame: Frame) -> str | None:

@@ -31,6 +31,8 @@ __all__ = ["METHODS", "Filter", "Reconnect", "Request", "Subscribe", "Unsubscrib
 
 _Count = Annotated[int, Field(ge=1, le=1_000)]
 _Number = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+_Namespaces = Annotated[list[list[str]], Field(max_length=100)]
+"""Each of them is compared with that of each event."""
 _CUSTOM = "custom:"
 
 
@@ -85,7 +87,7 @@ class Subscribe(Request):
     """`subscription.subscribe`, and the body of a request for server-sent events."""
 
     channels: Annotated[list[str], Field(min_length=1)]
-    namespaces: list[list[str]] | None = None
+    namespaces: _Namespaces | None = None
     depth: Annotated[int, Field(ge=0)] | None = None
     since: _Number | None = None
     since_event_id: str | None = None
@@ -133,7 +135,7 @@ class Reconnect(Request):
     last_event_id: str | None = None
     subscriptions: list[str] | None = None
     channels: list[str] | None = None
-    namespaces: list[list[str]] | None = None
+    namespaces: _Namespaces | None = None
     depth: Annotated[int, Field(ge=0)] | None = None
     since: _Number | None = None
     subscription_id: str | None = None

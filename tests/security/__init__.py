@@ -1,0 +1,1 @@
+"""What happens when somebody means harm: see `python -m tests.security`."""
