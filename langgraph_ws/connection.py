@@ -41,7 +41,7 @@ from langgraph_ws.commands import (
     ReadTree,
     StartRun,
 )
-from langgraph_ws.errors import LogClosed, LogFailed, RequestError
+from langgraph_ws.errors import LogClosed, LogFailed, RequestError, refused_by
 from langgraph_ws.following import Lost, Threads, TooSlow
 from langgraph_ws.gate import is_expired
 from langgraph_ws.handshake import Place, log_refused_secret
@@ -431,11 +431,11 @@ class Connection:
             except TooSlow:
                 self._leave_slow()
             except (RequestError, LogClosed) as error:
-                self._fail(item, error if isinstance(error, RequestError) else _draining())
+                self._fail(item, error if isinstance(error, RequestError) else refused_by(error))
             except LogFailed as error:
                 logger.warning("a command could not be carried out: %s", error)
                 if isinstance(item, Do):
-                    self._fail(item, _unavailable())
+                    self._fail(item, refused_by(error))
                 else:
                     self.leave("unavailable", "resume", 1013, after_ms=_AWAY_MS)
             except Exception:
@@ -715,11 +715,3 @@ def _too_many_commands() -> RequestError:
     return RequestError(
         "limit_exceeded", f"{_COMMANDS} commands wait already; send fewer", retryable=True
     )
-
-
-def _unavailable() -> RequestError:
-    return RequestError("log_failed", "the server cannot reach its log", retryable=True)
-
-
-def _draining() -> RequestError:
-    return RequestError("draining", "the server is going away", retryable=True)

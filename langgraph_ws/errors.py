@@ -32,6 +32,7 @@ __all__ = [
     "LogFailed",
     "LogUnavailable",
     "RequestError",
+    "refused_by",
 ]
 
 ErrorCode = Literal[
@@ -163,3 +164,10 @@ class LogUnavailable(LogFailed):
 
 class LeaseLost(LogFailed):
     """Another process carries the run by now."""
+
+
+def refused_by(error: LogClosed | LogFailed) -> RequestError:
+    """What a client is told that asked for something while the log is closed or away."""
+    if isinstance(error, LogClosed):
+        return RequestError("draining", "the server is going away", retryable=True)
+    return RequestError("log_failed", "the server cannot reach its log", retryable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,13 +15,15 @@ from aiohttp import web
 from langgraph_ws.codec import dumps
 from langgraph_ws.commands import Identity
 from langgraph_ws.connection import Timing
-from langgraph_ws.errors import ErrorCode, RequestError
+from langgraph_ws.errors import ErrorCode, LogClosed, LogFailed, RequestError, refused_by
 from langgraph_ws.event_stream import EventStream
 from langgraph_ws.gate import Gate
 from langgraph_ws.runs import Runs
 from langgraph_ws.session import Do, Session
 
 __all__ = ["Handler", "Routes", "json_response"]
+
+logger = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
 
@@ -119,6 +122,10 @@ class Routes(ABC):
             response = await handler(request)
         except RequestError as error:
             response = json_response(self._refused(error), _HTTP.get(error.code, 422))
+        except (LogClosed, LogFailed) as error:
+            logger.warning("a request could not be carried out: %s", error)
+            response = json_response(self._refused(refused_by(error)), 503)
+            response.headers["Retry-After"] = "5"
         except web.HTTPException as refusal:
             response = json_response(
                 {"detail": (refusal.text or refusal.reason).strip()}, refusal.status

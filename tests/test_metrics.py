@@ -253,7 +253,8 @@ async def test_opentelemetry_counts_with_few_labels_and_traces_runs() -> None:
         async with aiohttp.ClientSession() as session:
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await session.ws_connect(url, headers={"Origin": "https://elsewhere.example"})
-        points = collected.points()
+        while "langgraph_ws.loop.lag" not in (points := collected.points()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     spans = collected.spans.get_finished_spans()
     collected.close()
     assert points["langgraph_ws.connection.attempts"] == {("opened",): 2, ("origin",): 1}

@@ -542,10 +542,12 @@ class TestShared:
             [own] = await redis.keys(f"{log._prefix}:*:own")  # type: ignore[attr-defined]
             await redis.hset(own, "i:me/a", "no JSON")
             [where] = await redis.keys(f"{log._prefix}:*:run:*")  # type: ignore[attr-defined]
-            await redis.set(where, "[]")
-        for broken in (registry.live("t"), registry.where("me/a")):
-            with pytest.raises(LogFailed, match="corrupt"):
-                await broken
+            for odd in ("[]", "5", "null", "}{"):
+                await redis.set(where, odd)
+                with pytest.raises(LogFailed, match="corrupt"):
+                    await registry.where("me/a")
+        with pytest.raises(LogFailed, match="corrupt"):
+            await registry.live("t")
 
     async def test_owners_that_race_leave_a_log_without_hole_or_double(self, make: Make) -> None:
         chance = random.Random(3)

@@ -18,9 +18,12 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_ws import Identity, Limits, attach_websocket
+from langgraph_ws.errors import LogClosed, LogUnavailable
 from langgraph_ws.event_stream import EventStream
+from langgraph_ws.log import Position
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.metrics import Metrics
+from langgraph_ws.view import ThreadView
 from tests.graphs import agent, asking, chat, line
 from tests.serving import Site, running
 from tests.test_aiohttp import Gate, flood, over, soon
@@ -93,6 +96,41 @@ async def stream(site: Site, *channels: str, **options: Any) -> AsyncIterator[Ev
         assert response.status == 200, await response.text()
         assert response.content_type == "text/event-stream"
         yield Events(response)
+
+
+class AwayLog(MemoryThreadLog):
+    """A log that cannot be reached while `away` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away: Exception | None = None
+
+    async def view(self, thread: str) -> tuple[Position, ThreadView]:
+        if self.away is not None:
+            raise self.away
+        return await super().view(thread)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (LogUnavailable("Redis is away: on purpose"), "the server cannot reach its log"),
+        (LogClosed("on purpose"), "the server is going away"),
+    ],
+)
+async def test_requests_are_to_come_again_while_the_log_is_away(
+    error: Exception, told: str
+) -> None:
+    log = AwayLog()
+    async with served(chat("Hello.", saver=InMemorySaver()), log=log) as site:
+        run_id = await start(site)
+        await get(site, f"/threads/t/runs/{run_id}/join")
+        log.away = error
+        async with site.session.get(f"{site.url}/threads/t/runs/{run_id}") as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "5")
+            assert await response.json() == {"detail": told}
+        log.away = None
+        await get(site, f"/threads/t/runs/{run_id}")
 
 
 # -- commands -----------------------------------------------------------------------------------

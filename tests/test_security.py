@@ -203,7 +203,7 @@ class Refusing:
         (Identity(id="ann"), 101),
         (ANONYMOUS, 101),
         (Identity(), 500),
-        (Identity(id="ann", expires_at=time.time() + 1_000), 101),
+        (Identity(id="ann", expires_at=time.time() + 86_400), 101),
         (Identity(id="ann", expires_at=time.time() - 1), 401),
         (None, 401),
         (partial(web.HTTPUnauthorized), 401),

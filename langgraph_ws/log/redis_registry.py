@@ -266,7 +266,7 @@ class RedisRegistry(Registry):
             return None
         try:
             thread, thread_id = loads(found)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise LogFailed(f"where {run!r} is, as Redis has it, is corrupt") from error
         return Where(str(thread), str(thread_id))
 
@@ -527,9 +527,8 @@ def _ticket(run: Any, told: Any, thread: str) -> Ticket:
         LogFailed: It is none.
     """
     try:
+        name = text(run)
         thread_id, graph = loads(told)
     except (ValueError, TypeError) as error:
         raise LogFailed(f"run {run!r} in Redis is corrupt: {error}") from error
-    return Ticket(
-        run=text(run), thread=thread, thread_id=str(thread_id), graph=str(graph), work=None
-    )
+    return Ticket(run=name, thread=thread, thread_id=str(thread_id), graph=str(graph), work=None)

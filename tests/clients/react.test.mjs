@@ -134,7 +134,7 @@ scenario("subgraphs are found, and their messages are there for who asks", "nest
   // This version shows little of what a subgraph said before its hook was there.
   await until(() => view.stream.subgraphs.size > 0 && view.used[0] === "slow");
   openGate(view.stream.threadId, "down");
-  await until(() => view.used.length === 3);
+  await until(() => view.used[2] === "Half way up.");
   assert.deepEqual(view.used, ["slow", "Deep down.", "Half way up."]);
   openGate(view.stream.threadId, "up");
   await settled(view);

@@ -308,10 +308,8 @@ describe("the demo", LIMIT, () => {
       const runs = await Promise.all(Array.from({ length: 30 }, () => client.newChat("Hi")));
       for (const run of runs) assert.equal((await run.result()).text, "Hello");
     }
-    assert.deepEqual(
-      errors.map(({ code }) => code),
-      ["rate_limited"],
-    );
+    // How often depends on how fast the answers came.
+    assert.deepEqual([...new Set(errors.map(({ code }) => code))], ["rate_limited"]);
     assert.equal(client.threads.size, 0);
   });
 
