@@ -40,10 +40,11 @@ from langgraph_ws.errors import ErrorCode, InvalidRequest, LogFailed, RequestErr
 from langgraph_ws.gate import Gate
 from langgraph_ws.handshake import FORWARDED_HEADERS, OriginCheck, choose_session, is_upgrade
 from langgraph_ws.limits import Limits
+from langgraph_ws.log import redis_server
 from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.memory import MemoryThreadLog
-from langgraph_ws.log.redis import _entry, _number
 from langgraph_ws.log.redis_registry import _ticket
+from langgraph_ws.log.redis_thread import entry_of
 from langgraph_ws.protocols import PROTOCOLS
 from langgraph_ws.protocols.agui_requests import RunInput
 from langgraph_ws.protocols.langchain_commands import RunStart, Subscribe
@@ -430,9 +431,9 @@ def entries(data: bytes) -> None:
     frame = _stored(choices, ENTRIES)
     seq, time_ms = choices.of([b"1", b"x", None, b"9" * 5_000]), choices.of([b"1", b"", None])
     with suppress(LogFailed):
-        _entry(seq, choices.of([b"r", b"\xff", None]), time_ms, frame)
+        entry_of(seq, choices.of([b"r", b"\xff", None]), time_ms, frame)
     with suppress(LogFailed):
-        _number(choices.of([b"1", b"x", None, [], b"9" * 5_000]))
+        redis_server.number(choices.of([b"1", b"x", None, [], b"9" * 5_000]))
 
 
 def _folded() -> bytes:
