@@ -359,7 +359,6 @@ CYCLE["x"] = [CYCLE]
         (CYCLE, ".x.0"),
         (Order(when=date(2026, 1, 2), price=float("nan")), ".price"),
     ],
-    ids=repr,
 )
 @pytest.mark.parametrize(
     ("field", "fields"),

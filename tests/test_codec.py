@@ -161,7 +161,6 @@ IDENTITY = UUID("12345678-1234-5678-1234-567812345678")
         ("a\ud800b", "a?b"),
         ({"k\ud800": ["\udfff"]}, {"k?": ["?"]}),
     ],
-    ids=repr,
 )
 def test_plain_makes_json_of(value: Any, expected: Any) -> None:
     made = plain(value)

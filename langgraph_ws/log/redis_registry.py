@@ -229,6 +229,8 @@ class RedisRegistry(Registry):
         thread = lease.ticket.thread
         if self._forget(lease):
             self._store.let_go(thread)
+            if crashed:  # others may fare better
+                self._left[thread] = _now() + self._lease_s
             await self._store.run(lua.RELEASE, thread, thread, lease.fence, int(crashed))
             await self._store.ring(claim="1")
         return None
