@@ -738,6 +738,7 @@ async def test_a_request_id_is_taken_once_at_a_time() -> None:
         await client.resume("r1")
         await client.resume("r1")
         assert (await client.error()).startswith("requestId: ")
+        gate.go_on.set()
 
 
 def test_bad_frames_without_end_close_the_connection() -> None:

@@ -26,7 +26,7 @@ def table(*, quick: bool) -> list[tuple[str, Scenario]]:
     async def soak_redis() -> str:
         with tempfile.TemporaryDirectory() as directory, redis_server(Path(directory)) as redis:
             return await scenarios.soak(
-                seconds=pick(12, 300), clients=pick(10, 50), redis=redis.url
+                seconds=pick(12, 180), clients=pick(10, 50), redis=redis.url
             )
 
     return [
@@ -49,7 +49,7 @@ def table(*, quick: bool) -> list[tuple[str, Scenario]]:
         ),
         (
             "soak, log in memory",
-            lambda: scenarios.soak(seconds=pick(12, 600), clients=pick(10, 50)),
+            lambda: scenarios.soak(seconds=pick(12, 300), clients=pick(10, 50)),
         ),
         ("soak, log in Redis", soak_redis),
     ]
