@@ -123,8 +123,9 @@ async def test_what_comes_between_is_of_another_run() -> None:
 
 
 async def test_what_does_not_come_is_missed_by_name() -> None:
-    async with chat_client(chat("Hello"), timeout=0.05) as client:
+    async with chat_client(chat("Hello")) as client:
         await client.run("hi")
+        client.timeout = 0.05
         with pytest.raises(AssertionError) as raised:
             await client.receive("sources")
         assert "0.05 s for a 'sources' message; received so far: run (2)" in str(raised.value)
