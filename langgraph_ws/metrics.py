@@ -63,7 +63,7 @@ class Metrics:
         """A connection ended with this close code, `seconds` after it was accepted."""
 
     def messages_sent(self, protocol: str, messages: int, size: int) -> None:
-        """So many messages of `size` bytes in all went out (told about once a second)."""
+        """So many messages went out, of `size` bytes before compression (about once a second)."""
 
     def frames_conflated(self, protocol: str, frames: int) -> None:
         """So many frames went out as part of another's message (told about once a second)."""

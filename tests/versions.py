@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 SLOW = [
     *("tests/clients", "tests/test_playground.py", "tests/test_scale_out.py"),
-    *("tests/test_load.py", "tests/test_security_suite.py", "tests/test_examples.py"),
+    *("tests/test_load.py", "tests/test_hostility.py", "tests/test_examples.py"),
 ]
 SHOWN = ("aiohttp", "langgraph", "langchain-core", "pydantic", "orjson", "redis")
 
