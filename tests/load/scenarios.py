@@ -395,8 +395,8 @@ async def soak(*, seconds: float, clients: int, redis: str = "") -> str:
     grown = (last["rss"] - warm["rss"]) / 2**20
     return (
         f"{done['connections']} connections, {last['ended']:.0f} runs, {done['cuts']} cuts in "
-        f"{seconds / 60:.0f} min: tasks, files, runs, connections and threads as before"
-        + (", no key left in Redis" if redis else "")
+        f"{seconds / 60:.0f} min: tasks, runs, connections and threads as before"
+        + (", no key left in Redis" if redis else ", files too")
         + f"; {last['rss'] / 2**20:.0f} MiB, {grown:+.1f} after the first quarter"
     )
 
