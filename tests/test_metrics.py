@@ -93,9 +93,10 @@ async def test_connections_and_runs_are_counted() -> None:
     metrics = Recorded()
     async with serving(metrics, heartbeat=0.2) as (url, _):
         await chat(url)
-        await chat(url, "fail")
+        heard = await chat(url, "fail")
         await metrics.until(lambda: len(metrics.calls.get("connection_closed", [])) == 2)
-        await metrics.until(lambda: metrics.calls.get("log_size", [((0, 0, 0),)])[-1][0][0] == 1)
+        sizes = metrics.calls.setdefault("log_size", [])
+        await metrics.until(lambda: bool(sizes) and sizes[-1][0].entries == heard[-1]["seq"])
     calls = metrics.calls
     assert [protocol for protocol, _ in calls["connection_opened"]] == ["chat", "chat"]
     assert all(0 <= seconds < 30 for _, seconds in calls["connection_opened"])
@@ -112,8 +113,8 @@ async def test_connections_and_runs_are_counted() -> None:
     assert sum(size for _, _, size in calls["messages_sent"]) > 3_000
     assert all(lag >= 0 for (lag,) in calls["cursor_lag"])
     assert calls["loop_lag"]
-    size = calls["log_size"][-1][0]
-    assert size.entries > 30
+    size = sizes[-1][0]
+    assert size.threads == 1
     assert size.bytes > 3_000
 
 
