@@ -5,10 +5,17 @@ newest checkpoint, and repeats side effects (langgraph 1.2.22). The check comes 
 so it narrows the window and does not close it; it closes with the lease's time to spare. It comes
 after each write, too: if the lease has run out meanwhile, another process may have begun without
 what was written, and the next step is not for this one to begin.
+
+Nor do checkpointers save in the order in which they are asked to. `AsyncPostgresSaver` turns the
+writes of a task into bytes in a thread before it queues for its connection
+(langgraph-checkpoint-postgres 3.1), so the next checkpoint can overtake them; a process that is
+killed in between leaves a step whose results are nowhere, though the next one builds on them. Here
+a checkpoint waits for the writes that were begun before it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from typing import Any
 
@@ -39,11 +46,14 @@ def fenced(graph: Graph, lease: Lease) -> Graph:
 
 
 def _fenced_class(kind: type[Any], lease: Lease) -> type[Any]:
-    """The class of a saver that works as this one, as long as the lease is held."""
+    """The class of a saver that works as this one, in order and as long as the lease is held."""
     members: dict[str, Any] = {"__module__": kind.__module__, "__slots__": ()}
     for name in _WRITES:
         members[name] = _guarded(getattr(kind, name), lease)
         members[f"a{name}"] = _guarded_async(getattr(kind, f"a{name}"), lease)
+    begun: set[asyncio.Future[None]] = set()
+    members["aput_writes"] = _noted(members["aput_writes"], begun)
+    members["aput"] = _after(members["aput"], begun)
     return type(f"Fenced{kind.__name__}", (kind,), members)
 
 
@@ -63,6 +73,28 @@ def _guarded_async(function: Any, lease: Lease) -> Any:
         result = await function(self, *arguments, **named)
         _check(lease)
         return result
+
+    return write
+
+
+def _noted(function: Any, begun: set[asyncio.Future[None]]) -> Any:
+    async def write(self: Any, *arguments: Any, **named: Any) -> Any:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        begun.add(ended)
+        try:
+            return await function(self, *arguments, **named)
+        finally:
+            begun.discard(ended)
+            ended.set_result(None)
+
+    return write
+
+
+def _after(function: Any, begun: set[asyncio.Future[None]]) -> Any:
+    async def write(self: Any, *arguments: Any, **named: Any) -> Any:
+        if begun:
+            await asyncio.wait(begun)
+        return await function(self, *arguments, **named)
 
     return write
 

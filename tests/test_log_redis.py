@@ -505,6 +505,25 @@ async def test_a_master_that_was_demoted_is_waited_for(tmp_path: Path, make: Mak
         await log.close()
 
 
+async def test_replicas_that_are_too_few_are_waited_for(tmp_path: Path, make: Make) -> None:
+    with redis_server(tmp_path) as server:
+        log = make(server.url, patience=5.0)
+        async with Redis.from_url(server.url) as redis:
+            if (await redis.info("server"))["redis_version"] < "7":
+                await log.close()
+                pytest.skip("Redis 6.2 lets scripts write nevertheless")
+            await log.append("t", "r", [started()])
+            await redis.config_set("min-replicas-to-write", 1)
+            writing = asyncio.create_task(log.append("t", "r", [delta()]))
+            while log.health() == "ok":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert not writing.done()
+            await redis.config_set("min-replicas-to-write", 0)
+        assert (await writing).seq == 2
+        assert log.health() == "ok"
+        await log.close()
+
+
 class FailOver:
     """A Redis, and a replica that takes its place, and lacks what came after `lag`."""
 

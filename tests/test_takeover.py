@@ -444,6 +444,33 @@ async def test_no_step_begins_when_the_lease_ran_out_while_the_last_was_saved() 
     assert begun == [4.0]
 
 
+async def test_a_checkpoint_is_saved_after_the_writes_that_it_builds_on() -> None:
+    ticket = Ticket(run="/r", thread="t", thread_id="t", graph="g", work=None)
+    lease = Lease(ticket=ticket, fence=1, deadline=5.0, clock=lambda: 0.0)
+    saved = []
+
+    class Slow(InMemorySaver):
+        async def aput_writes(self, *arguments: Any, **named: Any) -> None:
+            await asyncio.sleep(0.05)
+            await super().aput_writes(*arguments, **named)
+            saved.append("writes")
+
+        async def aput(self, *arguments: Any, **named: Any) -> Any:
+            saved.append(arguments[2]["step"])
+            return await super().aput(*arguments, **named)
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("hello")]}
+
+    graph = graph_of(node, saver=Slow())
+    config = {"configurable": {"thread_id": "t"}}
+    await graph.ainvoke({"messages": []}, config, durability="sync")
+    assert saved == [-1, 0, 1, "writes", "writes"]  # so it is without the lease
+    saved.clear()
+    await fenced(graph, lease).ainvoke({"messages": []}, config, durability="sync")
+    assert saved == [2, "writes", 3, "writes", 4]
+
+
 def test_checkpoints_that_no_other_process_sees_are_nothing_to_go_on_from() -> None:
     assert not can_be_taken_over(graph_of(say))
     assert not can_be_taken_over(graph_of(say, saver=InMemorySaver()))

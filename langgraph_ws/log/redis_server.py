@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -33,6 +34,9 @@ _PIPELINED = 64
 _TRANSIENT = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, MasterDownError)
 """What may pass: Redis restarts, loads its data, does not answer in time, or another becomes the
 master."""
+_REFUSED_FOR_NOW = re.compile("(^|: -)(READONLY|NOREPLICAS|BUSY) ")
+"""The same where redis-py has no class for it: too few replicas follow, a script of somebody else
+is running; and within a script, whose errors Redis 6.2 wraps in its own."""
 
 
 class Server:
@@ -156,7 +160,9 @@ class Server:
         while True:
             try:
                 reply = await command(self._redis)
-            except _TRANSIENT as error:
+            except RedisError as error:
+                if not _may_pass(error):
+                    raise LogFailed(f"Redis refused: {error}") from error
                 self._away_since = self._away_since or loop.time()
                 pause = next(pauses, pause)
                 if loop.time() + pause > deadline:
@@ -165,11 +171,13 @@ class Server:
                     pool = self._redis.connection_pool
                     await pool.disconnect(inuse_connections=False)
                 await asyncio.sleep(pause)
-            except RedisError as error:
-                raise LogFailed(f"Redis refused: {error}") from error
             else:
                 self._away_since = None
                 return reply
+
+
+def _may_pass(error: RedisError) -> bool:
+    return isinstance(error, _TRANSIENT) or bool(_REFUSED_FOR_NOW.search(str(error)))
 
 
 def _options(timeout: float) -> dict[str, Any]:
