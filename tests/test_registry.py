@@ -98,7 +98,7 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
 
     def make(**options: Any) -> ThreadLog:
         if request.param == "memory":
-            logs.append(MemoryThreadLog())
+            logs.append(MemoryThreadLog(options.get("retention")))
         else:
             url = request.getfixturevalue("server").url
             logs.append(RedisThreadLog(url, **({"prefix": prefix, "lease": 1.0} | options)))
@@ -250,6 +250,20 @@ async def test_a_run_that_waits_can_be_withdrawn(make: Make) -> None:
     assert await places(registry) == [("a", None)]
     assert frames_of(await read_all(log, "t")) == CANCELLED
     assert await registry.where("me/b") == Where("t", "id t")
+
+
+async def test_a_run_is_found_as_long_as_it_lasts_and_its_result_is_kept(make: Make) -> None:
+    log = make(retention=Retention(finished_s=1, result_s=1))
+    registry = await begin(log)
+    lease = await lease_of(registry, "a")
+    await asyncio.sleep(1.5)
+    assert await registry.where("me/a") == Where("t", "id t")
+    await log.append("t", "a", [started()], fence=lease.fence)
+    await registry.finish(lease, [RunFinished(status="completed")], interrupted=False)
+    assert await registry.where("me/a") == Where("t", "id t")
+    await asyncio.sleep(1.5)
+    await log.bounds("t")  # whoever comes next
+    assert await registry.where("me/a") is None
 
 
 async def test_only_the_active_run_is_told_to_stop(make: Make) -> None:
@@ -464,12 +478,6 @@ class TestShared:
         await keeper.until(lambda: bool(keeper.taken))
         [taken] = keeper.taken
         assert (taken.ticket, taken.attempt, taken.crashes) == (ticket("b"), 1, 0)
-
-    async def test_a_long_run_is_found_all_the_time(self, make: Make) -> None:
-        registry = await begin(make(retention=Retention(finished_s=1, result_s=1)))
-        await lease_of(registry, "a")
-        await asyncio.sleep(1.5)
-        assert await registry.where("me/a") == Where("t", "id t")
 
     async def test_what_is_let_go_of_takes_no_room(self, make: Make) -> None:
         log = make(retention=Retention(total_bytes=50_000))

@@ -87,7 +87,7 @@ class MemoryThreadLog(ThreadLog):
     ) -> None:
         self._retention = retention or Retention()
         self._clock = clock
-        self._registry = MemoryRegistry(self)
+        self._registry = MemoryRegistry(self, clock)
         self._threads: dict[str, _Thread] = {}
         self._with_frames: deque[_Run] = deque()  # ended, frames not yet dropped; oldest end first
         self._with_result: deque[_Run] = deque()  # ended, not yet forgotten; oldest end first
@@ -266,6 +266,7 @@ class MemoryThreadLog(ThreadLog):
             self._drop(self._with_frames.popleft())
         while self._with_result and self._with_result[0].ended + self._retention.known_s <= now:
             self._forget(self._with_result.popleft())
+        self._registry.forget(now - self._retention.known_s)
 
     def _pack(self, now: float) -> bool:
         """Pack some entries of the run that ended first; whether there were any to pack."""

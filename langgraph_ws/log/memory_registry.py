@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryRegistry"]
 
 _REMEMBERED = 100_000
-"""Runs whose thread is remembered, so that they can be found by their name alone."""
+"""Runs whose thread is remembered, at most, so that they can be found by their name alone."""
 
 
 @dataclass(slots=True)
@@ -47,15 +47,18 @@ class MemoryRegistry(Registry):
 
     Args:
         log: Where runs that never began are ended.
+        clock: The time in seconds.
     """
 
     is_shared = False
 
-    def __init__(self, log: ThreadLog) -> None:
+    def __init__(self, log: ThreadLog, clock: Callable[[], float]) -> None:
         self._log = log
+        self._clock = clock
         self._keeper: Keeper | None = None
         self._threads: dict[str, _Thread] = {}
         self._where: OrderedDict[str, Where] = OrderedDict()
+        self._over: OrderedDict[str, float] = OrderedDict()  # not live any more, since when
         self._fences = 0
 
     async def start(self, keeper: Keeper) -> None:
@@ -64,7 +67,13 @@ class MemoryRegistry(Registry):
 
     async def close(self) -> None:
         """Forget every run."""
-        self._threads.clear()
+        for runs in (self._threads, self._where, self._over):
+            runs.clear()
+
+    def forget(self, before: float) -> None:
+        """Forget where the runs are to be found that were over by then."""
+        while self._over and next(iter(self._over.values())) <= before:
+            self._where.pop(self._over.popitem(last=False)[0], None)
 
     def check(self, thread: str, fence: int | None) -> None:
         """Refuse a write with a fence that is no longer that of the thread.
@@ -102,6 +111,7 @@ class MemoryRegistry(Registry):
         thread.queue.insert(0, _Waiting(ticket, active.ticket.run))
         self._stop(active)
         for waiting in superseded:  # before it began
+            self._over[waiting.ticket.run] = self._clock()
             await self._log.append(
                 ticket.thread, waiting.ticket.run_id, [RunFinished(status="cancelled")]
             )
@@ -116,6 +126,7 @@ class MemoryRegistry(Registry):
             await self._log.append(ticket.thread, ticket.run_id, frames, fence=lease.fence)
         elif interrupted is None:
             self._where.pop(ticket.run, None)
+        self._over[ticket.run] = self._clock()
         thread = self._threads[ticket.thread]
         if interrupted is not None:
             thread.interrupted = interrupted
@@ -126,6 +137,7 @@ class MemoryRegistry(Registry):
         thread = self._threads.get(lease.ticket.thread)
         if thread is None or thread.active is not lease:
             return None
+        self._over[lease.ticket.run] = self._clock()
         return self._advance(lease.ticket.thread, thread)
 
     async def withdraw(self, standing: Standing, frames: Sequence[Frame]) -> bool:
@@ -135,6 +147,7 @@ class MemoryRegistry(Registry):
         for waiting in thread.queue:
             if waiting.ticket.run == ticket.run:
                 thread.queue.remove(waiting)
+                self._over[ticket.run] = self._clock()
                 self._settle(ticket.thread, thread)
                 await self._log.append(ticket.thread, ticket.run_id, frames)
                 return True
@@ -208,5 +221,6 @@ class MemoryRegistry(Registry):
     def _remember(self, ticket: Ticket) -> None:
         self._where[ticket.run] = Where(ticket.thread, ticket.thread_id)
         self._where.move_to_end(ticket.run)
+        self._over.pop(ticket.run, None)
         while len(self._where) > _REMEMBERED:
-            self._where.popitem(last=False)
+            self._over.pop(self._where.popitem(last=False)[0], None)

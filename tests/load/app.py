@@ -103,12 +103,12 @@ async def serve(options: dict[str, Any]) -> None:
     )
 
     async def vitals(request: web.Request) -> web.Response:
-        if "collect" in request.query:
-            gc.collect()
+        gc.collect()
         pages = int(STATM.read_text(encoding="ascii").split()[1])  # noqa: ASYNC240  # no disk
         return web.json_response(
             {
                 "rss": pages * os.sysconf("SC_PAGESIZE"),
+                "blocks": sys.getallocatedblocks(),
                 "cpu": time.process_time(),
                 "files": len(os.listdir(DESCRIPTORS)),  # noqa: PTH208
                 "tasks": len(asyncio.all_tasks()),

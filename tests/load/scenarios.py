@@ -60,7 +60,7 @@ class Site:
         return time.monotonic() - began
 
     async def vitals(self) -> dict[str, float]:
-        async with self.session.get(f"http://127.0.0.1:{self.port}/vitals?collect") as response:
+        async with self.session.get(f"http://127.0.0.1:{self.port}/vitals") as response:
             found: dict[str, float] = await response.json()
         return found
 
@@ -388,6 +388,8 @@ async def soak(*, seconds: float, clients: int, redis: str = "") -> str:
         if not redis:  # the pool of redis-py keeps as many connections as were used at once
             names.append("files")
         warm = await round_of(seconds / 4)
+        still["blocks"] = warm["blocks"] * 1.02
+        names.append("blocks")
         last = await round_of(seconds * 3 / 4)
         left = await _keys(redis, prefix) if redis else 0
         assert last["runs"] == last["connections"] == last["threads"] == 0, last
@@ -395,9 +397,9 @@ async def soak(*, seconds: float, clients: int, redis: str = "") -> str:
     grown = (last["rss"] - warm["rss"]) / 2**20
     return (
         f"{done['connections']} connections, {last['ended']:.0f} runs, {done['cuts']} cuts in "
-        f"{seconds / 60:.0f} min: tasks, runs, connections and threads as before"
-        + (", no key left in Redis" if redis else ", files too")
-        + f"; {last['rss'] / 2**20:.0f} MiB, {grown:+.1f} after the first quarter"
+        f"{seconds / 60:.0f} min: tasks, runs, connections, threads and Python's blocks of memory "
+        f"as before, {'no key left in Redis' if redis else 'files too'}; "
+        f"{last['rss'] / 2**20:.0f} MiB, {grown:+.1f} after the first quarter"
     )
 
 
