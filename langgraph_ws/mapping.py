@@ -224,8 +224,11 @@ class Mapper:
         events: The `astream_events` names that it subscribes to.
         options: Its options, each with a function that returns what was expected of a wrong
             value and None for a right one.
+        growing: The message of whose text the last frame was a piece, if the chunks that only go on
+            with it need not be mapped; None: every part is.
     """
 
+    growing: MessageBuilder | None = None
     modes: ClassVar[frozenset[str]] = frozenset()
     events: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, Callable[[Any], str | None]]] = {}
@@ -462,9 +465,16 @@ class ChatMapper(Mapper):
         self._usage: UsageMetadata | None = None
         self._result = RunResult()
         self._held: StateSnapshot | None = None
+        messages = self._handlers.get("messages")
+        self._grows = (
+            messages is not None
+            and messages.function is ChatMapper.on_messages
+            and type(self).map is ChatMapper.map
+        )
 
     def map(self, part: Part) -> Iterable[Frame]:
         """The frames that a part of the stream makes."""
+        self.growing = None
         if self._held is None:
             return super().map(part)
         saved = part.get("type") == "checkpoints" and tuple(part["ns"]) == self._held.namespace
@@ -532,7 +542,11 @@ class ChatMapper(Mapper):
         frames = builder.feed(chunk)
         if chunk.chunk_position is not None:
             frames += builder.finish_blocks()
-        return [] if builder.muted else frames
+        if builder.muted:
+            return []
+        if self._grows and frames and builder.is_saying(frames[-1]):
+            self.growing = builder
+        return frames
 
     def _whole(
         self, message: BaseMessage, role: Role, metadata: Part, namespace: Namespace

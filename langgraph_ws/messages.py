@@ -254,6 +254,42 @@ class MessageBuilder:
             self.complete = True
         return frames
 
+    def grow(self, chunk: AIMessageChunk) -> str | None:
+        """Take a chunk that only goes on with the text that is being said; the text it adds.
+
+        Returns:
+            None: it does more than that, so nothing was taken; `feed` it.
+        """
+        block, content = self._text, chunk.content
+        if (
+            block is None
+            or not content
+            or content.__class__ is not str
+            or chunk.tool_call_chunks
+            or chunk.additional_kwargs
+            or chunk.chunk_position is not None
+        ):
+            return None
+        text = plain(content)
+        block.parts.append(text)
+        block.length += len(text)
+        if chunk.usage_metadata is not None or chunk.response_metadata:
+            self._note(chunk)
+        return cast("str", text)
+
+    def is_saying(self, frame: Frame) -> bool:
+        """Whether a frame of the message is a piece of the text that `grow` goes on with."""
+        return (
+            self._text is not None
+            and frame.__class__ is BlockDelta
+            and frame.index == self._text.index
+        )
+
+    def grown(self, text: str) -> BlockDelta:
+        """The frame of what `grow` has just added."""
+        assert self._text is not None
+        return self._delta_at(self._text, text, self._text.length - len(text))
+
     def feed_whole(self, message: BaseMessage) -> list[Frame]:
         """Take a message that comes in one piece and return the frames of its blocks."""
         frames: list[Frame] = []
@@ -452,6 +488,9 @@ class MessageBuilder:
         offset = block.length
         block.parts.append(text)
         block.length = offset + len(text)
+        return self._delta_at(block, text, offset)
+
+    def _delta_at(self, block: _Block, text: str, offset: int) -> BlockDelta:
         return BlockDelta(
             message_id=self.id,
             index=block.index,

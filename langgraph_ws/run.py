@@ -639,6 +639,7 @@ class _Listening:
         self._sink = sink
         self._spoke = spoke
         self.put: Callable[[Frame], None] = self._listen
+        self.add_text = sink.add_text
         self.room = sink.room
 
     @property

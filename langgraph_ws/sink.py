@@ -100,6 +100,17 @@ class Sink:
         elif self._timer is None and not self._wake.is_set():
             self._timer = self._loop.call_at(self._wrote_at + self._window, self._wake.set)
 
+    def add_text(self, text: str) -> bool:
+        """Take text that goes on with the frame that was put last, if that is a delta and waits."""
+        size = self._bytes + len(text)
+        if not self._texts or self._closed or size > self._limits.pending_bytes:
+            return False
+        self._texts.append(text)
+        self._bytes = size
+        if size >= _BATCH_BYTES:
+            self._wake.set()
+        return True
+
     @property
     def crowded(self) -> bool:
         """Whether so much waits that the run should give way to the writer.
@@ -173,6 +184,7 @@ class Sink:
             except Exception as error:
                 self.error = _log_failed(error)
                 self._pending.clear()
+                self._texts.clear()
                 return
             finally:
                 self._wrote.set()

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
-from langchain_core.messages import BaseMessage, convert_to_messages
+from langchain_core.messages import AIMessageChunk, BaseMessage, convert_to_messages
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
@@ -60,7 +60,7 @@ from langgraph_ws.mapping import (
     check_mapper,
     report,
 )
-from langgraph_ws.messages import Place, place_of
+from langgraph_ws.messages import MessageBuilder, Place, place_of
 from langgraph_ws.tap import Tap, can_tap
 
 if TYPE_CHECKING:
@@ -176,6 +176,10 @@ class Outlet(Protocol):
 
     def put(self, frame: Frame, /) -> None:
         """Take a frame."""
+        ...
+
+    def add_text(self, text: str, /) -> bool:
+        """Merge text into the frame that was put last, a text delta, if that still waits."""
         ...
 
     async def room(self) -> None:
@@ -455,7 +459,7 @@ class Execution:
         task = asyncio.current_task()
         assert task is not None
         feed = _Feed(self._mapper, self._note, outlet, task)
-        tap = Tap(self._graph, self._modes, feed.take)
+        tap = Tap(self._graph, self._modes, feed.take, feed.take_text)
         beside = self._callbacks(feed.take, at_once=True)
         config = _with_callbacks(tap.config(self._config), tap.callbacks(beside))
         self._heard.append(tap)
@@ -637,7 +641,9 @@ class _Feed:
         outlet: Outlet,
         task: asyncio.Task[Any],
     ) -> None:
+        self._mapper = mapper
         self._map = mapper.map
+        self._growing: MessageBuilder | None = None
         self._note = note
         self._outlet = outlet
         self._task = task
@@ -657,8 +663,30 @@ class _Feed:
         if self._worker is None:
             self._worker = asyncio.create_task(self._work_off())
 
+    def take_text(self, chunk: AIMessageChunk) -> bool:
+        """Take a chunk that only goes on with the text that was put last: nearly every token.
+
+        Returns:
+            Whether it does; it has not been taken otherwise.
+        """
+        builder = self._growing
+        if (
+            builder is None
+            or builder.id != chunk.id
+            or self._worker is not None
+            or self._task.cancelling()
+        ):
+            return False
+        text = builder.grow(chunk)
+        if text is None:
+            return False
+        if not self._outlet.add_text(text):
+            self._put([builder.grown(text)])
+        return True
+
     def put_all(self, frames: Iterable[Frame]) -> None:
         """Take frames that were made elsewhere."""
+        self._growing = None
         for frame in frames:
             self._outlet.put(frame)
 
@@ -689,9 +717,13 @@ class _Feed:
             frames = self._map(part)
             if frames.__class__ is not list:
                 frames = list(frames)
+            self._growing = self._mapper.growing
         except Exception as error:
             self._fail(_mapper_failed(error))
             return
+        self._put(frames)
+
+    def _put(self, frames: Iterable[Frame]) -> None:
         try:
             for frame in frames:
                 self._outlet.put(frame)
@@ -700,6 +732,7 @@ class _Feed:
 
     def _fail(self, error: Exception) -> None:
         self.error = error
+        self._growing = None
         if not self._ended:
             self._stopped = True
             self._task.cancel()

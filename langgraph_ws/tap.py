@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_config, get_stream_writer
@@ -79,6 +79,7 @@ if TYPE_CHECKING or _MISSING is None:
 
         Args:
             stream: Takes what is heard.
+            grow: Takes a chunk that only goes on with the text of the last; False: it does not.
             tools: Hears tools; None: they are not heard.
             beside: Hears retrievers and custom events; None: they are not heard.
         """
@@ -86,11 +87,13 @@ if TYPE_CHECKING or _MISSING is None:
         def __init__(
             self,
             stream: Callable[[Any], None],
+            grow: Callable[[AIMessageChunk], bool],
             *,
             tools: StreamToolCallHandler | None,
             beside: BaseCallbackHandler | None,
         ) -> None:
             super().__init__(stream, subgraphs=True, parent_ns=())
+            self._grow = grow
             if tools is not None:
                 self.on_tool_start = tools.on_tool_start  # type: ignore[method-assign]
                 self.on_tool_end = tools.on_tool_end  # type: ignore[method-assign]
@@ -116,6 +119,8 @@ if TYPE_CHECKING or _MISSING is None:
             if meta is None or not isinstance(chunk, ChatGenerationChunk):
                 return
             message = chunk.message
+            if message.__class__ is AIMessageChunk and self._grow(message):
+                return
             if message.id is None:
                 message.id = str(uuid4())
             self.seen.add(message.id)
@@ -130,12 +135,21 @@ class Tap:
         modes: The stream modes to hear.
         take: Called with each part, in the event loop, in the order in which they were said. It
             must not raise.
+        grow: Called, in the event loop, with a chunk of a message before anything else; True: it
+            has been taken, so it is no part any more.
     """
 
-    def __init__(self, graph: Any, modes: Collection[str], take: Callable[[Part], None]) -> None:
+    def __init__(
+        self,
+        graph: Any,
+        modes: Collection[str],
+        take: Callable[[Part], None],
+        grow: Callable[[AIMessageChunk], bool],
+    ) -> None:
         self._graph = graph
         self._modes = set(modes)
         self._take = take
+        self._grow = grow
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._coerce = getattr(graph, "_output_mapper", None)
@@ -175,7 +189,7 @@ class Tap:
         if "tools" in self._modes:
             tools = StreamToolCallHandler(self._hear, subgraphs=True, parent_ns=())
         if "messages" in self._modes:
-            return [_Ear(self._hear, tools=tools, beside=beside)]
+            return [_Ear(self._hear, self._hear_text, tools=tools, beside=beside)]
         return [handler for handler in (tools, beside) if handler is not None]
 
     def _write(self, data: Any) -> None:
@@ -184,14 +198,15 @@ class Tap:
             path = get_config().get(CONF, {})[CONFIG_KEY_CHECKPOINT_NS].split(NS_SEP)
             self._hear((tuple(path[:-1]), "custom", data))
 
+    def _hear_text(self, chunk: AIMessageChunk) -> bool:
+        """Take a chunk that only goes on with the text of the last one: the way of most tokens."""
+        on_loop = threading.get_ident() == self._thread
+        return on_loop and not self._closed and self._grow(chunk)
+
     def _hear(self, chunk: Any) -> None:
         """Take a part, from whatever thread: nodes that are not async have one of their own."""
         if threading.get_ident() == self._thread:
-            if chunk[1] == "messages" and not self._closed:
-                # The way of nearly every token: keep it short.
-                self._take({"type": "messages", "ns": chunk[0], "data": chunk[2]})
-            else:
-                self._pass(chunk)
+            self._pass(chunk)
             return
         try:
             self._loop.call_soon_threadsafe(self._pass, chunk)
@@ -277,6 +292,7 @@ async def _trial() -> list[str]:
         graph,
         ("values", "tasks", "custom", "messages"),
         lambda part: heard.append(f"{part['type']} {len(part['ns'])}"),
+        lambda _: False,
     )
     config: RunnableConfig = {"callbacks": tap.callbacks()}
     async for _ in tap.graph().astream({"messages": []}, tap.config(config), stream_mode=[]):

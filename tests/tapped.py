@@ -21,6 +21,10 @@ class Frames:
         """Keep it."""
         self.all.append(frame)
 
+    def add_text(self, text: str) -> bool:
+        """Nothing waits here, so nothing is merged."""
+        return False
+
     async def room(self) -> None:
         """There always is."""
 

@@ -265,7 +265,7 @@ async def test_a_crowded_outlet_makes_what_comes_wait_and_loses_nothing() -> Non
 
 async def test_what_a_thread_says_after_the_end_is_dropped_and_counted() -> None:
     heard: list[Part] = []
-    listener = Tap(chat("x"), ("custom",), heard.append)
+    listener = Tap(chat("x"), ("custom",), heard.append, lambda _: False)
     listener._hear(((), "custom", 1))
     thread = threading.Thread(target=listener._hear, args=(((), "custom", 2),))
     thread.start()
@@ -282,7 +282,7 @@ def test_a_thread_that_outlives_the_loop_is_counted_too() -> None:
     made: list[Tap] = []
 
     async def listen() -> None:
-        made.append(Tap(chat("x"), ("custom",), lambda part: None))
+        made.append(Tap(chat("x"), ("custom",), lambda _: None, lambda _: False))
 
     asyncio.run(listen())
     thread = threading.Thread(target=made[0]._hear, args=(((), "custom", 1),))
