@@ -91,7 +91,7 @@ def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> t
         arguments = with_redis()
     print(f"\n{interpreter}, {kind}: {installed}", flush=True)
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        [python, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,

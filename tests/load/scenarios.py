@@ -388,7 +388,7 @@ async def soak(*, seconds: float, clients: int, redis: str = "") -> str:
         if not redis:  # the pool of redis-py keeps as many connections as were used at once
             names.append("files")
         warm = await round_of(seconds / 4)
-        still["blocks"] = warm["blocks"] * 1.02
+        still["blocks"] = warm["blocks"] * 1.05
         names.append("blocks")
         last = await round_of(seconds * 3 / 4)
         left = await _keys(redis, prefix) if redis else 0
