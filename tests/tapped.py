@@ -30,13 +30,19 @@ class Frames:
 
 
 async def record_tapped(
-    graph: Any, given: Any, config: Any = None, *, mapper: Any = ChatMapper, **options: Any
+    graph: Any,
+    given: Any,
+    config: Any = None,
+    *,
+    mapper: Any = ChatMapper,
+    outlet: Frames | None = None,
+    **options: Any,
 ) -> list[Frame]:
     """What `record` gives, heard by a tap."""
     prepared, run = prepare_run(graph, given, config)
     mapper = check_mapper(mapper)()
     execution = Execution(graph, given, prepared, run=run, mapper=mapper, tapped=True, **options)
-    outlet = Frames()
+    outlet = outlet or Frames()
     outlet.put(run)
     error: Exception | None = None
     try:

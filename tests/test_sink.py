@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from langgraph_ws.errors import LogFailed
 from langgraph_ws.frames import BlockDelta, Custom, Frame
 from langgraph_ws.limits import Limits
+from langgraph_ws.log import Position
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.sink import Sink
 
@@ -107,6 +109,44 @@ async def test_a_closed_sink_drops_and_counts() -> None:
         assert sink.dropped == 1
         await sink.write([Custom(name="end", data=None)])
         assert [frame.data for frame in await logged(log) if isinstance(frame, Custom)] == [1, None]
+
+
+async def test_text_is_added_only_to_a_delta_that_waits() -> None:
+    async with sinking(window=LONG, pending_bytes=2_000) as (sink, log):
+        assert not sink.add_text("nothing waits")
+        sink.put(Custom(name="n", data=1))
+        assert not sink.add_text("no delta")
+        await head(log, 1)
+        sink.put(delta("a"))
+        assert sink.add_text("b")
+        assert not sink.add_text("x" * 2_000)  # too much
+        assert sink.add_text("c" * 1_022)  # enough to be written
+        await head(log, 2)
+        assert not sink.add_text("d")
+        sink.put(delta("d", offset=1_024))
+        assert sink.add_text("e")
+        await sink.close()
+        assert not sink.add_text("closed")
+        assert await logged(log) == [
+            Custom(name="n", data=1),
+            delta("ab" + "c" * 1_022),
+            delta("de", offset=1_024),
+        ]
+
+
+async def test_no_text_is_added_when_the_log_has_failed() -> None:
+    class Failing(MemoryThreadLog):
+        async def append(self, *arguments: Any, **named: Any) -> Position:
+            sink.put(delta("more", offset=1))  # while it is being written
+            raise LogFailed("on purpose")
+
+    sink = Sink(Failing(), "t", "r", limits=Limits(), window=0.0)
+    sink.put(delta("a"))
+    await sink.writer
+    assert not sink.add_text("b")
+    with pytest.raises(LogFailed, match="on purpose"):
+        sink.put(delta("b", offset=5))
+    await sink.close()
 
 
 @pytest.mark.parametrize("limits", [{"pending_frames": 3}, {"pending_bytes": 20}])

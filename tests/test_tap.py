@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
 from langgraph.config import get_stream_writer
 from langgraph.graph import MessagesState
 
 from langgraph_ws import ChatMapper, tap
 from langgraph_ws.frames import (
     BlockDelta,
+    BlockFinished,
+    BlockStarted,
     Custom,
     Frame,
     MessageFinished,
@@ -28,11 +34,12 @@ from langgraph_ws.frames import (
 from langgraph_ws.mapping import Mapper, Part, on
 from langgraph_ws.streaming import Execution, MapperError, prepare_run
 from langgraph_ws.tap import Tap, available, can_tap
-from langgraph_ws.testing import Reply, ScriptedModel
+from langgraph_ws.testing import Reply, ScriptedModel, record
 from tests.graphs import HELLO, Anything, chat, line, nested, says
 from tests.serving import serving
 from tests.tapped import Frames, record_tapped
 from tests.test_aiohttp import over
+from tests.test_runs import only
 
 
 class Quiet(Mapper):
@@ -213,6 +220,109 @@ async def test_models_stream_only_for_those_who_hear_messages(
     execution = Execution(graph, HELLO, config, run=run, mapper=Quiet(), modes=modes, tapped=tapped)
     await execution.drive(Frames())
     assert len(streamed) == len(modes)
+
+
+class Merging(Frames):
+    """An outlet in which everything waits, so that what goes on with a text is merged."""
+
+    def add_text(self, text: str) -> bool:
+        """Put it behind the last delta."""
+        last = self.all[-1]
+        assert isinstance(last, BlockDelta), last
+        self.all[-1] = replace(last, text=last.text + text)
+        return True
+
+
+class Pieces(GenericFakeChatModel):
+    """Streams these chunks."""
+
+    messages: Any = ()
+    chunks: list[dict[str, Any]]
+
+    async def _astream(self, *arguments: Any, **named: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in self.chunks:
+            yield ChatGenerationChunk(message=AIMessageChunk(**chunk))
+
+
+def merged(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames, those of one text that follow one another as one, without what differs."""
+    outlet: list[Frame] = []
+    for frame in frames:
+        last = outlet[-1] if outlet else None
+        if (
+            isinstance(frame, BlockDelta)
+            and isinstance(last, BlockDelta)
+            and (last.message_id, last.index) == (frame.message_id, frame.index)
+        ):
+            assert frame.offset == last.offset + len(last.text)
+            outlet[-1] = replace(last, text=last.text + frame.text)
+        elif isinstance(frame, BlockStarted | BlockDelta | BlockFinished):
+            outlet.append(frame)
+    return [replace(frame, message_id="m", task_id=None) for frame in outlet]
+
+
+USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+
+
+def texts(*pieces: str | dict[str, Any]) -> list[dict[str, Any]]:
+    """Chunks: a text, or what it has besides."""
+    return [{"content": piece} if isinstance(piece, str) else piece for piece in pieces]
+
+
+TEXTS = [
+    texts("a", "b", "", "c", "d"),
+    texts("a", {"content": [{"type": "text", "text": "b", "index": 0}]}, "c", "d"),
+    texts("a", {"content": "b", "additional_kwargs": {"reasoning_content": "hm"}}, "c", "d"),
+    texts("a", {"content": "b", "tool_call_chunks": [tool_call_chunk(name="f", index=0)]}, "c"),
+    texts("a", {"content": "b", "usage_metadata": USAGE}, "c\ud800"),
+    texts("a", {"content": "b", "response_metadata": {"model_name": "x"}}, "c"),
+    texts("a", "b", {"content": "c", "chunk_position": "last"}),
+]
+
+
+@pytest.mark.parametrize("outlet", [Frames, Merging])
+@pytest.mark.parametrize("chunks", TEXTS)
+async def test_text_that_goes_on_is_the_same_past_the_mapper(
+    chunks: list[dict[str, Any]], outlet: type[Frames]
+) -> None:
+    model = Pieces(chunks=chunks)
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke("hi")]}
+
+    graph = line(("node", node))
+    public = await record(graph, HELLO)
+    tapped = await record_tapped(graph, HELLO, outlet=outlet())
+    assert merged(tapped) == merged(public)
+    [said], [told] = only(tapped, MessageFinished), only(public, MessageFinished)
+    assert (said.content, said.usage, said.metadata) == (told.content, told.usage, told.metadata)
+    if outlet is Merging and chunks is TEXTS[0]:
+        assert [delta.text for delta in only(tapped, BlockDelta)] == ["ab", "cd"]
+
+
+async def test_who_maps_messages_otherwise_is_given_each_of_them() -> None:
+    class Loud(ChatMapper):
+        def on_messages(self, part: Part) -> list[Frame]:
+            seen.append(part["data"][0].content)
+            return super().on_messages(part)
+
+    class Counting(ChatMapper):
+        def map(self, part: Part) -> Iterable[Frame]:
+            if part["type"] == "messages":
+                seen.append(part["data"][0].content)
+            return super().map(part)
+
+    def heard(part: Part) -> None:
+        seen.append(part["data"][0].content)
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke("hi")]}
+
+    model = Pieces(chunks=[{"content": text} for text in "abc"])
+    for mapper in (Loud, Counting, ChatMapper.extend({"messages": heard})):
+        seen: list[str] = []
+        await record_tapped(line(("node", node)), HELLO, mapper=mapper, outlet=Merging())
+        assert seen[:3] == ["a", "b", "c"]
 
 
 async def test_an_outlet_that_fails_stops_the_graph() -> None:
