@@ -281,7 +281,7 @@ class MessageBuilder:
         """Whether a frame of the message is a piece of the text that `grow` goes on with."""
         return (
             self._text is not None
-            and frame.__class__ is BlockDelta
+            and type(frame) is BlockDelta
             and frame.index == self._text.index
         )
 

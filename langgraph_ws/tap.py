@@ -119,7 +119,7 @@ if TYPE_CHECKING or _MISSING is None:
             if meta is None or not isinstance(chunk, ChatGenerationChunk):
                 return
             message = chunk.message
-            if message.__class__ is AIMessageChunk and self._grow(message):
+            if type(message) is AIMessageChunk and self._grow(message):
                 return
             if message.id is None:
                 message.id = str(uuid4())
