@@ -280,9 +280,7 @@ class MessageBuilder:
     def is_saying(self, frame: Frame) -> bool:
         """Whether a frame of the message is a piece of the text that `grow` goes on with."""
         return (
-            self._text is not None
-            and type(frame) is BlockDelta
-            and frame.index == self._text.index
+            self._text is not None and type(frame) is BlockDelta and frame.index == self._text.index
         )
 
     def grown(self, text: str) -> BlockDelta:

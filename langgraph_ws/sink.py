@@ -98,7 +98,11 @@ class Sink:
         if self._bytes >= _BATCH_BYTES:
             self._wake.set()
         elif self._timer is None and not self._wake.is_set():
-            self._timer = self._loop.call_at(self._wrote_at + self._window, self._wake.set)
+            due = self._wrote_at + self._window
+            if due <= self._loop.time():
+                self._wake.set()
+            else:
+                self._timer = self._loop.call_at(due, self._wake.set)
 
     def add_text(self, text: str) -> bool:
         """Take text that goes on with the frame that was put last, if that is a delta and waits."""

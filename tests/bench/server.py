@@ -24,7 +24,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph_ws import Limits, attach_websocket
 from langgraph_ws.log.redis import RedisThreadLog
 
-OURS = ("langgraph-ws", "compressed")
+OURS = ("langgraph-ws", "compressed", "unmerged")
 Loop = Callable[[Any, web.WebSocketResponse], Awaitable[None]]
 STATM = Path("/proc/self/statm")
 INPUT = {"messages": [("user", "go")]}
@@ -116,7 +116,10 @@ def main(variant: str, tokens: str, delay: str, redis: str = "") -> None:
     if variant in OURS:
         limits = Limits(connections_per_address=10_000)
         log = RedisThreadLog(redis) if redis else None
-        attach_websocket(app, graph, limits=limits, log=log, compress=variant == "compressed")
+        options: dict[str, Any] = {"merge_window": 0} if variant == "unmerged" else {}
+        attach_websocket(
+            app, graph, limits=limits, log=log, compress=variant == "compressed", **options
+        )
     else:
         app.router.add_get("/ws", by_hand(graph, BY_HAND[variant]))
     app.router.add_get("/cpu", cpu)
