@@ -96,13 +96,13 @@ class Sink:
             self._add(frame)
             self._texts.append(frame.text)
         if self._bytes >= _BATCH_BYTES:
-            self._wake.set()
+            self._flush()
         elif self._timer is None and not self._wake.is_set():
             due = self._wrote_at + self._window
             if due <= self._loop.time():
-                self._wake.set()
+                self._flush()
             else:
-                self._timer = self._loop.call_at(due, self._wake.set)
+                self._timer = self._loop.call_at(due, self._flush)
 
     def add_text(self, text: str) -> bool:
         """Take text that goes on with the frame that was put last, if that is a delta and waits."""
@@ -112,7 +112,7 @@ class Sink:
         self._texts.append(text)
         self._bytes = size
         if size >= _BATCH_BYTES:
-            self._wake.set()
+            self._flush()
         return True
 
     @property
@@ -170,28 +170,50 @@ class Sink:
             self._pending[-1] = replace(last, text="".join(self._texts))
         self._texts.clear()
 
+    def _flush(self) -> None:
+        """Write what waits: here and now if the log does not wait, else have the writer do it."""
+        if self._log.waits or self._wake.is_set():
+            self._wake.set()
+            return
+        batch = self._take()
+        try:
+            self._log.append_now(self._thread, self._run_id, batch, fence=self._fence)
+        except Exception as error:
+            self._fail(error)
+            self._wake.set()
+        self._wrote.set()
+
+    def _take(self) -> list[Frame]:
+        """What waits, which is about to be written."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wrote_at = self._loop.time()
+        self._fold()
+        batch, self._pending, self._bytes = self._pending, [], 0
+        return batch
+
     async def _write(self) -> None:
         while not (self._closed and not self._pending):
             await self._wake.wait()
             self._wake.clear()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            self._wrote_at = self._loop.time()
-            if not self._pending:
+            if self.error is not None:
+                return
+            batch = self._take()
+            if not batch:
                 continue
-            self._fold()
-            batch, self._pending, self._bytes = self._pending, [], 0
             self._wrote.clear()
             try:
                 await self.write(batch)
             except Exception as error:
-                self.error = _log_failed(error)
-                self._pending.clear()
-                self._texts.clear()
+                self._fail(error)
                 return
             finally:
                 self._wrote.set()
+
+    def _fail(self, error: Exception) -> None:
+        self._take()
+        self.error = _log_failed(error)
 
 
 def _log_failed(error: Exception) -> LogFailed:

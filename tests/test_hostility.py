@@ -61,7 +61,7 @@ def test_what_is_said_to_be_tried_is() -> None:
 async def test_the_user_of_redis_needs_no_more_than_is_said(tmp_path: Path) -> None:
     [said] = re.findall(r"`ACL SETUSER ([^`]+)`", canaries.SECURITY_MD.read_text("utf-8"))
     with redis_server(tmp_path) as server:
-        async with Redis.from_url(server.url) as admin:
+        async with Redis.from_url(server.url, decode_responses=True) as admin:
             await admin.execute_command("ACL", "SETUSER", *said.split())
             log = RedisThreadLog(server.url.replace("//", "//name:password@"))
             async with (
@@ -77,4 +77,6 @@ async def test_the_user_of_redis_needs_no_more_than_is_said(tmp_path: Path) -> N
                         assert (await client.the("end"))["data"]["status"] == "completed"
                 await one.send("attach", thread_id="t")
                 await one.the("end")
-            assert await admin.execute_command("ACL", "LOG") == []
+            denied = await admin.execute_command("ACL", "LOG")
+            # redis-py says its name, and does without (Redis 6.2 has no rule for that alone).
+            assert [entry for entry in denied if entry["object"] != "client"] == []

@@ -25,11 +25,19 @@ def delta(text: str, message: str = "m", index: int = 0, offset: int = 0) -> Blo
     return BlockDelta(message_id=message, index=index, kind="text", text=text, offset=offset)
 
 
+class Waiting(MemoryThreadLog):
+    """Takes its time, as a log in a database does."""
+
+    async def append(self, *arguments: Any, **named: Any) -> Position:
+        await asyncio.sleep(0)
+        return await super().append(*arguments, **named)
+
+
 @asynccontextmanager
 async def sinking(
-    *, window: float = 0.0, **limits: int
+    *, kind: type[MemoryThreadLog] = Waiting, window: float = 0.0, **limits: int
 ) -> AsyncIterator[tuple[Sink, MemoryThreadLog]]:
-    log = MemoryThreadLog()
+    log = kind()
     sink = Sink(log, "t", "r", limits=Limits(**limits), window=window)
     try:
         yield sink, log
@@ -101,6 +109,42 @@ async def test_what_waits_is_written_when_its_time_has_come() -> None:
         await head(log, 2)
 
 
+async def test_a_log_that_never_waits_has_text_as_soon_as_its_turn_comes() -> None:
+    async with sinking(kind=MemoryThreadLog, window=0.02) as (sink, log):
+        assert not log.waits
+        sink.put(Custom(name="n", data=1))
+        await head(log, 1)
+        sink.put(delta("a"))
+        assert len(await logged(log)) == 1, "not before its turn"
+        await head(log, 2)
+        await asyncio.sleep(0.03)
+        sink.put(delta("b", offset=1))
+        assert (await logged(log))[2:] == [delta("b", offset=1)]
+        sink.put(delta("c" * 1_000, offset=2))
+        sink.add_text("d" * 24)
+        assert (await logged(log))[3:] == [delta("c" * 1_000 + "d" * 24, offset=2)]
+    assert len(await logged(log)) == 4
+
+
+async def test_a_log_that_never_waits_may_fail() -> None:
+    class Failing(MemoryThreadLog):
+        def append_now(self, *arguments: Any, **named: Any) -> Position:
+            raise OSError("on purpose")
+
+    sink = Sink(Failing(), "t", "r", limits=Limits(), window=0.0)
+    sink.put(delta("a"))
+    await sink.writer
+    assert not sink.add_text("b")
+    with pytest.raises(LogFailed, match="could not be written"):
+        sink.put(delta("b", offset=1))
+    await sink.close()
+
+
+def test_a_log_that_appends_otherwise_is_asked_to() -> None:
+    assert Waiting.waits
+    assert not MemoryThreadLog.waits
+
+
 async def test_a_closed_sink_drops_and_counts() -> None:
     async with sinking() as (sink, log):
         sink.put(Custom(name="n", data=1))
@@ -167,12 +211,13 @@ async def test_a_merged_text_is_bounded_too() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.text(max_size=3)), max_size=40),
     st.integers(1, 9),
+    st.sampled_from([MemoryThreadLog, Waiting]),
 )
 def test_nothing_is_lost_doubled_or_moved(
-    pieces: list[tuple[str, int, str]], rest_every: int
+    pieces: list[tuple[str, int, str]], rest_every: int, kind: type[MemoryThreadLog]
 ) -> None:
     async def write() -> list[Frame]:
-        async with sinking(window=0.0) as (sink, log):
+        async with sinking(kind=kind, window=0.0) as (sink, log):
             for number, (message, index, text) in enumerate(pieces):
                 sink.put(delta(text, message, index))
                 if number % rest_every == 0:

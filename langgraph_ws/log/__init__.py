@@ -16,7 +16,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from langgraph_ws.errors import GapError, GapReason
 from langgraph_ws.frames import Frame, RunFailed, RunFinished, RunResult
@@ -195,7 +195,17 @@ class ThreadLog(ABC):
 
     A thread is named by a key (`Runs` makes it of identity and thread id). One process writes to a
     thread at a time, and one task in it.
+
+    Attributes:
+        waits: Whether `append` may have to wait for something; `append_now` is there if not.
     """
+
+    waits: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "append" in vars(cls) and "append_now" not in vars(cls):
+            cls.waits = True  # one way to write would go past the other
 
     @abstractmethod
     async def start(self) -> None:
@@ -228,6 +238,12 @@ class ThreadLog(ABC):
             LogClosed: The log has been closed.
             LeaseLost: The lease is somebody else's by now.
         """
+
+    def append_now(
+        self, thread: str, run_id: str, frames: Sequence[Frame], *, fence: int | None = None
+    ) -> Position:
+        """The same as `append`, in a log of which `waits` is False."""
+        raise NotImplementedError
 
     @abstractmethod
     async def follow(
