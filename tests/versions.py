@@ -70,10 +70,7 @@ def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> t
     if kind == "lowest":
         subprocess.run([*pip, *lowest()], check=True, cwd=ROOT)
     elif kind == "pre-release":
-        names = [re.split(r"[\[>=!<]", requirement)[0] for requirement in requirements()]
-        bounds = directory / "bounds.txt"
-        bounds.write_text("\n".join(requirements()))
-        subprocess.run([*pip, "--upgrade", "--pre", "-c", bounds, *names], check=True, cwd=ROOT)
+        subprocess.run([*pip, "--upgrade", "--pre", *requirements()], check=True, cwd=ROOT)
     installed = versions(python)
     environment = os.environ.copy()
     if kind in SERVERS:
