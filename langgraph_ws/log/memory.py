@@ -88,6 +88,7 @@ class MemoryThreadLog(ThreadLog):
         self, retention: Retention | None = None, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._retention = retention or Retention()
+        self._known_s = self._retention.known_s
         self._clock = clock
         self._registry = MemoryRegistry(self, clock)
         self._threads: dict[str, _Thread] = {}
@@ -256,6 +257,7 @@ class MemoryThreadLog(ThreadLog):
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._schedule(loop)
         self._expire(self._clock())
+        self._registry.forget(self._clock() - self._known_s)
         if self._packing is None:
             self._pack_slice(loop)
 
@@ -272,9 +274,8 @@ class MemoryThreadLog(ThreadLog):
         """Drop what is out of time."""
         while self._with_frames and self._with_frames[0].ended + self._retention.finished_s <= now:
             self._drop(self._with_frames.popleft())
-        while self._with_result and self._with_result[0].ended + self._retention.known_s <= now:
+        while self._with_result and self._with_result[0].ended + self._known_s <= now:
             self._forget(self._with_result.popleft())
-        self._registry.forget(now - self._retention.known_s)
 
     def _pack(self, now: float) -> bool:
         """Pack some entries of the run that ended first; whether there were any to pack."""
@@ -308,6 +309,7 @@ class MemoryThreadLog(ThreadLog):
         run.thread.forget(run.run_id)
         self._kept += run.thread.kept - before
         self._settle(run.thread)
+        self._registry.forget(run.ended)
 
     def _abandon(self, thread: _Thread) -> None:
         """Let go of the interrupts of a thread that has nothing else left."""

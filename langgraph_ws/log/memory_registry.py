@@ -122,11 +122,11 @@ class MemoryRegistry(Registry):
     ) -> Lease | None:
         """End the active run of a thread, and let the next one be active."""
         ticket = lease.ticket
+        self._over[ticket.run] = self._clock()
         if frames:
             await self._log.append(ticket.thread, ticket.run_id, frames, fence=lease.fence)
         elif interrupted is None:
             self._where.pop(ticket.run, None)
-        self._over[ticket.run] = self._clock()
         thread = self._threads[ticket.thread]
         if interrupted is not None:
             thread.interrupted = interrupted
