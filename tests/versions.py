@@ -95,7 +95,7 @@ def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> t
         check=False,
         env=environment,
     )
-    tail = done.stdout.strip().splitlines()[-30:]
+    tail = done.stdout.strip().splitlines()[-200:]
     if done.returncode:
         print("\n".join(tail), flush=True)
     return installed, tail[-1].strip("= ")
