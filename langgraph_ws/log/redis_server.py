@@ -189,11 +189,11 @@ def _options(timeout: float) -> dict[str, Any]:
     }
 
 
-async def some_at_once(works: Iterable[Awaitable[None]]) -> None:
+async def some_at_once(works: Iterable[Awaitable[object]]) -> None:
     """Do all of them, a few at a time; the first error is raised when all are done."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(work: Awaitable[None]) -> None:
+    async def one(work: Awaitable[object]) -> None:
         async with gate:
             await work
 
