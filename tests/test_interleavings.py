@@ -357,7 +357,8 @@ class World:
                 await self.read_once(followed.log)
 
     async def _held(self, judge: RedisThreadLog, first: int) -> list[Entry]:
-        found = await judge._server._redis.xrange(judge._keys(self.name)[1], min=str(first))
+        log = judge._keys(self.name)[1]
+        found: Any = await judge._server._redis.xrange(log, min=str(first))
         return [stream_entry(name, fields) for name, fields in found]
 
     def _all(self, held: Sequence[Entry]) -> dict[int, tuple[str, Frame]]:
@@ -586,10 +587,9 @@ async def test_two_at_once(name: str, explorer: Explorer) -> None:
 async def test_two_at_once_while_the_log_is_trimmed(other: str, make: Make) -> None:
     explorer = Explorer(make, SMALL)
     for home in ("here", "there"):
-        for is_followed in (False, True):
-            await explorer.explore(
-                "append-many here", f"{other} {home}", is_followed=is_followed, most=2, at_random=1
-            )
+        await explorer.explore(
+            "append-many here", f"{other} {home}", is_followed=True, most=2, at_random=1
+        )
 
 
 @pytest.mark.parametrize(
@@ -612,17 +612,17 @@ async def test_two_at_once_while_the_log_is_trimmed(other: str, make: Make) -> N
     ids=" ".join,
 )
 async def test_three_at_once(works: tuple[str, ...], explorer: Explorer) -> None:
-    await explorer.explore(*works, is_followed=True, most=6, at_random=6)
+    await explorer.explore(*works, is_followed=True, most=4, at_random=4)
 
 
 @pytest.mark.parametrize("name", ["append", "finish", "admit-same", "follow-all", "view", "claim"])
 async def test_one_that_is_cancelled(name: str, explorer: Explorer) -> None:
     for other in ("append", "read"):
         await explorer.explore(
-            f"{name} here", "cut here", f"{other} here", is_followed=True, most=4, at_random=4
+            f"{name} here", "cut here", f"{other} here", is_followed=True, most=2, at_random=3
         )
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGES | READS if name != "read"])
 async def test_a_log_that_is_closed(name: str, explorer: Explorer) -> None:
-    await explorer.explore(f"{name} there", "close there", is_followed=True, most=2, at_random=2)
+    await explorer.explore(f"{name} there", "close there", is_followed=True, most=2, at_random=1)
