@@ -96,6 +96,12 @@ def text_of(message: MessageFinished) -> str:
     return "".join(block.get("text", "") for block in message.content)
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+
+
 @dataclass
 class Scene:
     """A server with a thread `t`, and what clients were told.
@@ -110,7 +116,7 @@ class Scene:
     held: asyncio.Event
     told: dict[str, list[RunInfo]] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
-    texts: list[dict[str, str]] = field(default_factory=list)
+    cancelled: set[str | None] = field(default_factory=set)
     drained: bool = False
 
     async def start(self, run_id: str, text: str = "hi", **how: Any) -> None:
@@ -130,9 +136,11 @@ class Scene:
 
     async def cancel(self, run_id: str | None = None) -> None:
         try:
-            await self.runs.cancel(ANONYMOUS, "t", run_id)
+            info = await self.runs.cancel(ANONYMOUS, "t", run_id)
         except RequestError as error:
             assert error.code == "not_found"
+        else:
+            self.cancelled.add(info.run_id)
 
     async def drain(self) -> None:
         self.drained = True
@@ -181,11 +189,12 @@ class Scene:
         for outcome in gates.outcomes.values():
             if isinstance(outcome, BaseException):
                 raise outcome
+        runs = self.runs
+        await until(lambda: self.cancelled.isdisjoint(run.run_id for run in runs._live.values()))
         self.held.set()
+        await until(lambda: not runs._live and not runs._tasks)
+        live = await self._live()
         async with asyncio.timeout(10):
-            while self.runs._live or self.runs._tasks:  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0)
-            live = await self._live()
             while live and self.drained:  # another server goes on
                 await asyncio.sleep(0.01)
                 live = await self._live()
@@ -293,8 +302,8 @@ async def scene(
         if first is not None:
             with gates.passing():
                 await made.start("first", first)
-                while first == "ask" and runs._live:  # noqa: ASYNC110 - nothing tells
-                    await asyncio.sleep(0)
+                if first == "ask":
+                    await until(lambda: not runs._live)
         yield made
     finally:
         held.set()
@@ -322,6 +331,10 @@ SCENES: dict[str, tuple[str | None, dict[str, Work]]] = {
     "start, rollback": (None, {"start": starts("a"), "other": starts("b", "rollback")}),
     "start, cancel": (None, {"start": starts("a"), "cancel": cancels()}),
     "start, cancel by id": (None, {"start": starts("a"), "cancel": cancels("a")}),
+    "start what waits, cancel": (
+        None,
+        {"start": starts("a", text="hold"), "cancel": cancels()},
+    ),
     "cancel, cancel": ("hold", {"one": cancels(), "two": cancels("first")}),
     "cancel, end": ("hold", {"cancel": cancels(), "end": Scene.let_go}),
     "supersede, end": ("hold", {"start": starts("a", "interrupt"), "end": Scene.let_go}),
