@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 __all__ = ["THOROUGHLY", "Explored", "Gates", "Operation", "at_gates", "explore"]
 
 THOROUGHLY = os.environ.get("INTERLEAVINGS") == "all"
-_STUCK_S = 5.0
+_STUCK_S = 10.0
 """How long nothing may happen while operations are not done."""
 _STEPS = 5_000
 _gates: ContextVar[Gates | None] = ContextVar("gates", default=None)

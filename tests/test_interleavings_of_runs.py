@@ -19,6 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import MessagesState
 from langgraph.types import interrupt
 
+from langgraph_ws import runs as runs_module
 from langgraph_ws.commands import ANONYMOUS, MultitaskStrategy, RunInfo, StartRun
 from langgraph_ws.errors import RequestError
 from langgraph_ws.frames import (
@@ -59,7 +60,9 @@ MakeLog = Callable[[str], ThreadLog]
 
 @pytest.fixture(params=["memory", "redis"])
 def new_log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeLog:
-    """Makes logs at whose calls everybody waits at gates."""
+    """Makes logs at whose calls everybody waits at gates, for as long as it takes."""
+    monkeypatch.setattr(runs_module, "_SETTLE_S", 30.0)
+    monkeypatch.setattr(runs_module, "_ASKED_S", 30.0)
     if request.param == "redis":
         call = Server.call
 
