@@ -339,10 +339,10 @@ class Run:
     def _end_of(self, run: RunView | None, *, can_go_on: bool) -> list[Frame] | None:
         """The last frames of a run that another process has left; None: it can go on."""
         assert self.lease is not None
+        if run is not None and run.status is not None:
+            return []
         if run is None or run.started is None:
             can_go_on, run = True, RunView(self.run_id)
-        elif run.status is not None:
-            return []
         elif self.stop == "cancelled":
             return [*closing(run, "cancelled"), RunFinished(status="cancelled")]
         if can_go_on and self.lease.crashes < _CRASHES:

@@ -36,6 +36,7 @@ from langgraph_ws.errors import (
     ErrorCode,
     InvalidRequest,
     LeaseLost,
+    LogClosed,
     LogFailed,
     LogUnavailable,
     RequestError,
@@ -492,7 +493,7 @@ class Runs:
     async def _tell(self, key: str, *, watched: bool) -> None:
         try:
             await self._registry.watch(key, watched=watched)
-        except LogFailed as error:
+        except (LogFailed, LogClosed) as error:
             logger.warning("it could not be told who follows a thread: %s", error)
 
     async def _end_all(self, key: str) -> None:
@@ -775,7 +776,7 @@ class Runs:
     async def _let_go(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
         try:
             return await self._registry.release(lease, crashed=crashed)
-        except LogFailed as error:  # the lease runs out by itself
+        except (LogFailed, LogClosed) as error:  # the lease runs out by itself
             logger.warning("run %s could not be let go of: %s", lease.ticket.run_id, error)
             return None
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from langgraph_ws.errors import LogFailed, LogUnavailable
+from langgraph_ws.errors import LogClosed, LogFailed, LogUnavailable
 from langgraph_ws.log.redis_server import Server
 from tests.servers import RedisServer, redis_server
 
@@ -102,3 +102,12 @@ async def test_what_was_begun_is_done_before_the_connections_go(redis: RedisServ
     await asyncio.sleep(0)
     await server.close()
     assert await work == 1
+
+
+async def test_who_lets_go_of_the_connections_makes_no_others(server: Server) -> None:
+    await server.ping()
+    await server.close()
+    with pytest.raises(LogClosed):
+        await server.ping()
+    with pytest.raises(LogClosed):
+        await server.run(ADD, ["n"], 1)

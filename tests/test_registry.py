@@ -314,6 +314,32 @@ class TestShared:
         assert (following.ticket.work, following.supersedes) == ("c", "me/a")
         assert [entry.run_id for entry in await read_all(log, "t")] == ["b", "a"]
 
+    @pytest.mark.parametrize("how", ["busy", "refused"])
+    async def test_a_run_refused_in_one_process_is_found_when_another_takes_it(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        here, there = await begin(make()), await begin(make())
+        lease = await lease_of(here, "a" if how == "busy" else "r")
+        log: Any = here._store  # type: ignore[attr-defined]
+        write = log.write
+
+        async def write_then_others(*arguments: Any, **options: Any) -> Any:
+            reply = await write(*arguments, **options)
+            monkeypatch.undo()
+            if how == "busy":
+                await here.finish(lease, END, interrupted=False)
+            taken.append(await admit(there, "r"))
+            return reply
+
+        taken: list[Admitted] = []
+        monkeypatch.setattr(log, "write", write_then_others)
+        if how == "busy":
+            assert (await admit(here, "r", "reject")).busy
+        else:
+            assert await here.finish(lease, [], interrupted=None) is None
+        assert taken[0].lease is not None
+        assert await here.where("me/r") == Where("t", "id t")
+
     async def test_a_cancellation_that_nobody_heard_is_found(self, make: Make) -> None:
         keeper = Keeper()
         log = make()

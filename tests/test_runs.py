@@ -696,6 +696,30 @@ async def test_a_run_whose_first_entries_are_gone_is_followed_all_the_same() -> 
         open_.set()
 
 
+async def test_a_run_that_was_cancelled_in_the_queue_ends_once_though_it_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nowhere(run: str) -> None:
+        """Where it is to be found, as asked before it was started for the first time."""
+
+    gate = Gate()
+    async with serving(gate.graph) as runs:
+        await runs.start(ANONYMOUS, turn(thread_id="t", run_id="a"))
+        await runs.start(ANONYMOUS, turn(thread_id="t", run_id="b"))
+        await runs.cancel(ANONYMOUS, None, "b")
+        with monkeypatch.context() as patched:
+            patched.setattr(runs.log.registry(), "where", nowhere)
+            again = await runs.start(ANONYMOUS, turn(thread_id="t", run_id="b"))
+        assert again.status == "cancelled"
+        await runs.start(ANONYMOUS, turn(thread_id="t", run_id="c"))
+        gate.open.set()
+        assert status_of(await frames_of(runs, "c")) == "completed"
+        follower = await runs.follow(ANONYMOUS, "t", None, lambda: None)
+        frames = [entry.frame for entry in follower.read(1_000) if entry.run_id == "b"]
+        follower.close()
+    assert frames == [RunFinished(status="cancelled")]
+
+
 async def test_a_refused_run_id_can_be_used_again() -> None:
     async with serving(graph_of(say, saver=InMemorySaver())) as runs:
         impossible = StartRun(kind="continue", thread_id="t", run_id="r")

@@ -419,7 +419,9 @@ class RedisThreadLog(ThreadLog):
         try:
             fold, epoch = await self._folded(local)
             await self._run(lua.STORE_FOLD, local.key, epoch, fold.seq, fold.dump())
-        except LogFailed:  # the entries are written; the next one stores it
+        except LogClosed:  # the entries are written
+            return
+        except LogFailed:  # the next one stores it
             logger.exception("the fold of %r could not be stored", local.key)
 
     async def _folded(self, local: LocalThread) -> tuple[Fold, str]:
@@ -553,7 +555,7 @@ class RedisThreadLog(ThreadLog):
             _, key, run_id = written.ended[0]
             try:
                 left = number(await self._run(lua.DROP, key, run_id))
-            except LogFailed as error:  # the entries are written; the next one drops it
+            except (LogFailed, LogClosed) as error:  # the entries are written; the next drops it
                 logger.warning("a run that ended could not be dropped: %s", error)
                 return
             written.dropped(key, run_id, left)

@@ -174,9 +174,7 @@ class RedisRegistry(Registry):
 
     async def admit(self, ticket: Ticket, how: Admission, limit: int) -> Admitted:
         """Make a run live: the active one of its thread if there is none, or one that waits."""
-        where = dumps([ticket.thread, ticket.thread_id])
-        key = self._where(ticket.run)
-        is_new = await self._store.command("SET", key, where, "NX", "PX", self._keep_ms)
+        is_new = await self._tell_where(ticket, "NX")
         if not is_new:
             known = await self.where(ticket.run)
             if known is not None and known.thread != ticket.thread:
@@ -192,6 +190,8 @@ class RedisRegistry(Registry):
             *(self._owner, self._lease_ms),
         )
         outcome, *rest = reply
+        if outcome in (b"MINE", b"LIVE") and not is_new:  # who wrote it down may take it back
+            await self._tell_where(ticket)
         if outcome == b"MINE":
             return Admitted(lease=self._hold(rest[0], ticket, began))
         if outcome == b"LIVE":
@@ -200,7 +200,7 @@ class RedisRegistry(Registry):
                 await self._tell_stop(text(active))
             return Admitted(standing=Standing(ticket=ticket, place=number(place) or None))
         if is_new:
-            await self._store.command("DEL", key)
+            await self._take_back_where(ticket)
         return Admitted(busy=True, full=outcome == b"FULL")
 
     async def finish(
@@ -221,7 +221,7 @@ class RedisRegistry(Registry):
             self._finishing.discard(lease)
         self._forget(lease)
         if not frames and interrupted is None:
-            await self._store.command("DEL", self._where(ticket.run))
+            await self._take_back_where(ticket)
         return await self._take(more[0], ticket.thread, began) if more else None
 
     async def release(self, lease: Lease, *, crashed: bool = False) -> Lease | None:
@@ -267,7 +267,7 @@ class RedisRegistry(Registry):
         if found is None:
             return None
         try:
-            thread, thread_id = loads(found)
+            thread, thread_id, *_ = loads(found)
         except (ValueError, TypeError) as error:
             raise LogFailed(f"where {run!r} is, as Redis has it, is corrupt") from error
         return Where(str(thread), str(thread_id))
@@ -316,7 +316,7 @@ class RedisRegistry(Registry):
         if not number(mine):
             self._lose(lease)
             raise LeaseLost(f"the thread {thread!r} is not held any more")
-        await self._tell_where(lease)
+        await self._tell_where(ticket)
         self._renewed(lease, began)
 
     # -- leases -----------------------------------------------------------------------------
@@ -413,7 +413,7 @@ class RedisRegistry(Registry):
         await some_at_once(map(self._renew, held))
         if _now() - self._placed > self._keep_ms / 1000 / _TICKS:
             self._placed = _now()
-            await some_at_once(map(self._tell_where, held))
+            await some_at_once(self._tell_where(lease.ticket) for lease in held)
 
     async def _renew(self, lease: Lease) -> None:
         thread = lease.ticket.thread
@@ -512,10 +512,18 @@ class RedisRegistry(Registry):
     def _where(self, run: str) -> str:
         return f"{self._prefix}:{{{crc32(run.encode()) % self._shards}}}:run:{run}"
 
-    async def _tell_where(self, lease: Lease) -> None:
-        ticket = lease.ticket
-        where = dumps([ticket.thread, ticket.thread_id])
-        await self._store.command("SET", self._where(ticket.run), where, "PX", self._keep_ms)
+    async def _tell_where(self, ticket: Ticket, *condition: str) -> bool:
+        """Write down where a run is to be found, and who says so."""
+        key, told = self._where(ticket.run), self._told(ticket)
+        return bool(await self._store.command("SET", key, told, *condition, "PX", self._keep_ms))
+
+    async def _take_back_where(self, ticket: Ticket) -> None:
+        """A run was refused here: it is not to be found, unless another process has taken it."""
+        key, told = self._where(ticket.run), self._told(ticket)
+        await self._store.command("EVAL", lua.TAKE_BACK, 1, key, told)
+
+    def _told(self, ticket: Ticket) -> bytes:
+        return dumps([ticket.thread, ticket.thread_id, self._owner])
 
     def _encode(self, ticket: Ticket) -> bytes:
         assert self._keeper is not None

@@ -20,7 +20,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from langgraph_ws.errors import ConfigurationError, LogFailed, LogUnavailable
+from langgraph_ws.errors import ConfigurationError, LogClosed, LogFailed, LogUnavailable
 
 __all__ = ["COMMAND_S", "PAUSES_S", "Server", "number", "some_at_once", "text"]
 
@@ -72,6 +72,7 @@ class Server:
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._sender: asyncio.Task[None] | None = None
         self._away_since: float | None = None
+        self._closed = False
 
     @property
     def away_s(self) -> float:
@@ -89,7 +90,8 @@ class Server:
         await self.call(lambda redis: redis.ping())
 
     async def close(self) -> None:
-        """Let go of the connections, once what was begun is done."""
+        """Let go of the connections, once what was begun is done, and make no others."""
+        self._closed = True
         if self._sender is not None:
             await asyncio.wait({self._sender})
         await self._redis.aclose()
@@ -152,12 +154,15 @@ class Server:
         Raises:
             LogUnavailable: It stayed away for too long.
             LogFailed: It refused.
+            LogClosed: The connections were let go of.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self._patience if patience is None else patience)
         pauses: Iterator[float] = iter(PAUSES_S)
         pause = 0.0
         while True:
+            if self._closed:
+                raise LogClosed("the thread log has been closed")
             try:
                 reply = await command(self._redis)
             except RedisError as error:
@@ -189,11 +194,11 @@ def _options(timeout: float) -> dict[str, Any]:
     }
 
 
-async def some_at_once(works: Iterable[Awaitable[None]]) -> None:
+async def some_at_once(works: Iterable[Awaitable[object]]) -> None:
     """Do all of them, a few at a time; the first error is raised when all are done."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(work: Awaitable[None]) -> None:
+    async def one(work: Awaitable[object]) -> None:
         async with gate:
             await work
 

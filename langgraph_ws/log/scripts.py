@@ -1,7 +1,8 @@
 """What Redis does for a thread, as Lua: each script is one step that nothing can come between.
 
-Every script gets the same keys, which lie in one hash slot, and the same first arguments. Numbers
-are milliseconds, bytes and entry numbers; frames are JSON that no script looks into.
+Every script but `TAKE_BACK` gets the same keys, which lie in one hash slot, and the same first
+arguments. Numbers are milliseconds, bytes and entry numbers; frames are JSON that no script looks
+into.
 
 ========  ======  ============================================================================
 `META`    hash    `e` epoch, `s` head, `fs` first entry that readers see, `b` bytes of those,
@@ -49,6 +50,7 @@ __all__ = [
     "RESTORE",
     "STOP",
     "STORE_FOLD",
+    "TAKE_BACK",
     "VIEW",
     "WATCH",
     "WATCHED",
@@ -661,3 +663,9 @@ redis.call('ZREMRANGEBYSCORE', VIEWERS, '-inf', text(now))
 return redis.call('ZCARD', VIEWERS) - (redis.call('ZSCORE', VIEWERS, ARGV[6]) and 1 or 0)
 """
 )
+
+TAKE_BACK = """
+-- KEYS: where a run is to be found; ARGV: what this process wrote there
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
