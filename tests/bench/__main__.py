@@ -31,7 +31,7 @@ VARIANTS = {
     "by hand, `astream` (messages)": ("messages", START),
     "by hand, `astream_events`": ("events", START),
     "langgraph-ws, deltas": ("langgraph-ws", DELTA),
-    "langgraph-ws, a delta for each token": ("unmerged", DELTA),
+    "langgraph-ws, deltas, none waits for the next (`merge_window=0`)": ("unmerged", DELTA),
     "langgraph-ws, text so far": ("langgraph-ws", START),
     OVER_REDIS: ("langgraph-ws", DELTA),
 }
