@@ -98,11 +98,10 @@ class Sink:
         if self._bytes >= _BATCH_BYTES:
             self._flush()
         elif self._timer is None and not self._wake.is_set():
-            due = self._wrote_at + self._window
-            if due <= self._loop.time():
+            if (turn := self._turn()) is None:
                 self._flush()
             else:
-                self._timer = self._loop.call_at(due, self._flush)
+                self._timer = self._loop.call_at(turn, self._flush)
 
     def add_text(self, text: str) -> bool:
         """Take text that goes on with the frame that was put last, if that is a delta and waits."""
@@ -169,6 +168,17 @@ class Sink:
             last: Any = self._pending[-1]
             self._pending[-1] = replace(last, text="".join(self._texts))
         self._texts.clear()
+
+    def _turn(self) -> float | None:
+        """When a delta that comes now is to be written; None: now.
+
+        All sinks take their turns at the same times, once in a window, so that a log in a database
+        is sent what many runs have said in one piece.
+        """
+        now, window = self._loop.time(), self._window
+        if not window or (ticks := now // window) > self._wrote_at // window:
+            return None
+        return (ticks + 1) * window
 
     def _flush(self) -> None:
         """Write what waits: here and now if the log does not wait, else have the writer do it."""

@@ -18,7 +18,7 @@ from langgraph_ws.log import Position
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.sink import Sink
 
-LONG = 3_600.0
+LONG = 1e9
 
 
 def delta(text: str, message: str = "m", index: int = 0, offset: int = 0) -> BlockDelta:
@@ -110,20 +110,37 @@ async def test_what_waits_is_written_when_its_time_has_come() -> None:
 
 
 async def test_a_log_that_never_waits_has_text_as_soon_as_its_turn_comes() -> None:
+    assert not MemoryThreadLog.waits
     async with sinking(kind=MemoryThreadLog, window=0.02) as (sink, log):
-        assert not log.waits
         sink.put(Custom(name="n", data=1))
         await head(log, 1)
         sink.put(delta("a"))
-        assert len(await logged(log)) == 1, "not before its turn"
         await head(log, 2)
         await asyncio.sleep(0.03)
         sink.put(delta("b", offset=1))
         assert (await logged(log))[2:] == [delta("b", offset=1)]
-        sink.put(delta("c" * 1_000, offset=2))
-        sink.add_text("d" * 24)
-        assert (await logged(log))[3:] == [delta("c" * 1_000 + "d" * 24, offset=2)]
-    assert len(await logged(log)) == 4
+
+
+async def test_a_log_that_never_waits_has_much_text_at_once() -> None:
+    async with sinking(kind=MemoryThreadLog, window=LONG) as (sink, log):
+        sink.put(delta("a" * 1_000))
+        assert await logged(log) == []
+        sink.add_text("b" * 24)
+        assert await logged(log) == [delta("a" * 1_000 + "b" * 24)]
+
+
+async def test_all_take_their_turns_at_the_same_time() -> None:
+    log = MemoryThreadLog()
+    turns: set[float] = set()
+    for number in range(3):
+        sink = Sink(log, f"t{number}", "r", limits=Limits(), window=1_000.0)
+        sink.put(delta("a"))
+        assert sink._timer is not None
+        turns.add(sink._timer.when())
+        await asyncio.sleep(0.01)
+        await sink.close()
+    [turn] = turns
+    assert turn % 1_000.0 == 0
 
 
 async def test_a_log_that_never_waits_may_fail() -> None:
