@@ -124,10 +124,10 @@ class RedisThreadLog(ThreadLog):
         self._patience = patience
         limits = self._retention
         self._limits = (
-            int(limits.finished_s * 1000),
-            int(limits.known_s * 1000),
-            limits.entries,
-            limits.thread_bytes,
+            b"%d" % (limits.finished_s * 1000),
+            b"%d" % (limits.known_s * 1000),
+            b"%d" % limits.entries,
+            b"%d" % limits.thread_bytes,
         )
         self._server = Server(url, patience, connections)
         owner = secrets.token_hex(8)
@@ -303,14 +303,17 @@ class RedisThreadLog(ThreadLog):
 
     # -- scripts ----------------------------------------------------------------------------
 
-    def _keys(self, thread: str) -> list[str]:
+    def _keys(self, thread: str) -> list[bytes]:
         slot = f"{self._prefix}:{{{crc32(thread.encode()) % _SHARDS}}}"
         names = ("meta", "log", "results", "fold", "own", "queue", "viewers")
-        return [*(f"{slot}:{thread}:{name}" for name in names), f"{slot}:leases"]
+        keys = [*(f"{slot}:{thread}:{name}" for name in names), f"{slot}:leases"]
+        return [key.encode() for key in keys]
 
     async def _run(self, script: str, thread: str, *arguments: Any) -> Any:
-        now = "" if self._clock is None else int(self._clock() * 1000)
-        return await self._server.run(script, self._keys(thread), now, *self._limits, *arguments)
+        now = b"" if self._clock is None else int(self._clock() * 1000)
+        local = self._threads.get(thread)
+        keys = self._keys(thread) if local is None else local.keys
+        return await self._server.run(script, keys, now, *self._limits, *arguments)
 
     async def _append(
         self,
@@ -369,7 +372,7 @@ class RedisThreadLog(ThreadLog):
         if local is None:
             if len(self._threads) >= self._crowd:
                 self._let_go_of_idle()
-            local = self._threads[key] = LocalThread(key, self._keys(key)[1])
+            local = self._threads[key] = LocalThread(key, self._keys(key))
         self._threads.move_to_end(key)
         return local
 

@@ -103,12 +103,12 @@ class Server:
             self._url, single_connection_client=True, **_options(seconds + COMMAND_S)
         )
 
-    async def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+    async def run(self, script: str, keys: Sequence[bytes], *arguments: Any) -> Any:
         """Run a script."""
         return await self.call(lambda redis: self._evaluate(redis, script, keys, arguments))
 
     async def _evaluate(
-        self, redis: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]
+        self, redis: Redis, script: str, keys: Sequence[bytes], arguments: Sequence[Any]
     ) -> Any:
         sha = self._scripts.get(script)
         if sha is not None:

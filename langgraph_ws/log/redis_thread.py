@@ -112,13 +112,15 @@ class LocalThread:
     The entries `base` to `head` are those that its followers have yet to read, and some more;
     `first` is the first that they may see; `time_ms` is when the last was logged, if that is known;
     `losses` counts how often something of the log was lost; `gone` is the last entry of the epoch
-    that was. `hidden`: bytes and number of the entries that they may not see, and that no stored
-    fold covers. `writer`: this process writes to it, so that nobody else has to be listened to.
+    that was. `keys` are its keys in Redis, `stream` that of its log. `hidden`: bytes and number of
+    the entries that they may not see, and that no stored fold covers. `writer`: this process writes
+    to it, so that nobody else has to be listened to.
     """
 
-    def __init__(self, key: str, stream: str) -> None:
+    def __init__(self, key: str, keys: Sequence[bytes]) -> None:
         self.key = key
-        self.stream = stream
+        self.keys = keys
+        self.stream = keys[1].decode()
         self.epoch = ""
         self.first = 1
         self.base = 1
