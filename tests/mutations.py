@@ -73,6 +73,13 @@ MUTATIONS = [
         "tests/test_takeover.py",
     ),
     Mutation(
+        "the order of a checkpoint and the writes before it",
+        "fencing.py",
+        "        if begun:\n            await asyncio.wait(begun)\n",
+        "",
+        "tests/test_takeover.py",
+    ),
+    Mutation(
         "the check of the origin",
         "gate.py",
         "if not self.origins.admits(request):",
