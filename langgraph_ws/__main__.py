@@ -162,6 +162,12 @@ async def _serve(graph: Any, options: argparse.Namespace) -> None:
         playground=EXAMPLES if options.graph is None else True,
         debug=options.debug,
     )
+    if options.path != "/":
+
+        async def lead(_request: web.Request) -> web.Response:
+            raise web.HTTPFound(options.path)
+
+        app.router.add_get("/", lead)
     # No access log: it would show query strings, and tokens may be in them.
     # aiohttp unpacks a body before anybody is asked: 64 KB of one can be 64 MB, and take 0.2 s.
     runner = web.AppRunner(

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 import pytest
@@ -206,6 +207,17 @@ async def test_it_serves_graphs_and_factories_of_a_module(here: Path) -> None:
             assert of(frames, "end") == [{"status": "completed"}]
         server.process.send_signal(signal.SIGTERM)
         assert await server.exit_code() == 0
+
+
+@pytest.mark.parametrize("path", ["/chat", "/"])
+async def test_who_opens_the_server_sees_the_page(here: Path, path: str) -> None:
+    async with (
+        serving("served_graphs:graph", "--path", path) as server,
+        aiohttp.ClientSession() as http,
+        http.get(urljoin(server.url.replace("ws:", "http:"), "/")) as answer,
+    ):
+        assert answer.url.path == path
+        assert answer.content_type == "text/html"
 
 
 async def test_it_says_how_to_talk_to_a_graph_without_messages(here: Path) -> None:
