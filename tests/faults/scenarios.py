@@ -13,8 +13,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -35,6 +36,8 @@ from tests.faults.cluster import (
     converse,
 )
 from tests.servers import RedisServer, free_port
+
+T = TypeVar("T")
 
 PATIENCE_S = 60.0
 
@@ -63,7 +66,7 @@ async def start_many(
     return [made.spawn(converse(client, thread)) for thread in threads]
 
 
-async def finish_all(made: Cluster, tasks: Sequence[asyncio.Task[list[Run]]]) -> list[list[Run]]:
+async def finish_all(made: Cluster, tasks: Sequence[asyncio.Task[T]]) -> list[T]:
     try:
         async with asyncio.timeout(PATIENCE_S):
             return list(await asyncio.gather(*tasks))
@@ -389,28 +392,38 @@ async def _text_twice(made: Cluster, here: Client, there: Client, thread_id: str
 async def rolling_restart(
     directory: Path, redis: RedisServer, checkpoints: str, *, restarts: int, runs: int
 ) -> str:
-    """SIGTERM of one process after the other, under many runs."""
+    """SIGTERM of one process after the other, under so many runs at once."""
     longest = 0.0
+    over = asyncio.Event()
     async with cluster(
         directory, redis.url, checkpoints, prefix="roll", lease=15.0, delay=0.03
     ) as made:
-        threads = [f"roll-{number}" for number in range(runs)]
+        talked: dict[str, list[Run]] = {}
+
+        async def talk(client: Client, number: int) -> None:
+            for thread in map(f"roll-{number}-{{}}".format, count()):
+                talked[thread] = await converse(client, thread)
+                if over.is_set():
+                    return
+
         async with made.client() as client, made.client() as other:
-            tasks = await start_many(made, client, threads[::2])
-            tasks += await start_many(made, other, threads[1::2])
-            for _ in range(restarts):
+            tasks = [made.spawn(talk((client, other)[n % 2], n)) for n in range(runs)]
+            done, moved = 0, False
+            while done < restarts or not moved:
+                assert done < restarts + 5, "no run was on its way when its process was stopped"
                 await asyncio.sleep(0.3)
                 began = time.monotonic()
                 await made.add()
                 assert await made.drain(made.processes[0]) == 0, made.logs()
                 longest = max(longest, time.monotonic() - began)
-            done = await finish_all(made, tasks)
-        order = [*threads[::2], *threads[1::2]]
-        again, attempts = await check_all(made, done, order)
+                done, moved = done + 1, any(note.attempt > 1 for note in made.notes())
+            over.set()
+            await finish_all(made, tasks)
+        again, attempts = await check_all(made, list(talked.values()), list(talked))
         assert again == 0, f"{again} nodes ran twice though nothing was killed"
     return (
-        f"{restarts} restarts under {runs} conversations: {attempts} hand-overs, no node twice, "
-        f"slowest restart {longest:.1f} s"
+        f"{done} restarts under {len(talked)} conversations, {runs} at a time: {attempts} "
+        f"hand-overs, no node twice, slowest restart {longest:.1f} s"
     )
 
 
