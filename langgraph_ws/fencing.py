@@ -8,7 +8,7 @@ what was written, and the next step is not for this one to begin.
 
 Nor do checkpointers save in the order in which they are asked to. `AsyncPostgresSaver` turns the
 writes of a task into bytes in a thread before it queues for its connection
-(langgraph-checkpoint-postgres 3.1), so the next checkpoint can overtake them; a process that is
+(langgraph-checkpoint-postgres 3.2), so the next checkpoint can overtake them; a process that is
 killed in between leaves a step whose results are nowhere, though the next one builds on them. Here
 a checkpoint waits for the writes that were begun before it.
 """

@@ -677,7 +677,11 @@ class _Feed:
             or self._task.cancelling()
         ):
             return False
-        text = builder.grow(chunk)
+        try:
+            text = builder.grow(chunk)
+        except Exception as error:
+            self._fail(_mapper_failed(error))
+            return True
         if text is None:
             return False
         if not self._outlet.add_text(text):

@@ -32,6 +32,7 @@ from langgraph_ws.frames import (
     StepFinished,
 )
 from langgraph_ws.mapping import Mapper, Part, on
+from langgraph_ws.messages import MessageBuilder
 from langgraph_ws.streaming import Execution, MapperError, prepare_run
 from langgraph_ws.tap import Tap, available, can_tap
 from langgraph_ws.testing import Reply, ScriptedModel, record
@@ -298,6 +299,21 @@ async def test_text_that_goes_on_is_the_same_past_the_mapper(
     assert (said.content, said.usage, said.metadata) == (told.content, told.usage, told.metadata)
     if outlet is Merging and chunks is TEXTS[0]:
         assert [delta.text for delta in only(tapped, BlockDelta)] == ["ab", "cd"]
+
+
+async def test_what_fails_past_the_mapper_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def grow(*_: Any) -> None:
+        raise KeyError("on purpose")
+
+    monkeypatch.setattr(MessageBuilder, "grow", grow)
+    model = Pieces(chunks=texts("a", "b", "c"))
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke("hi")]}
+
+    frames = await record_tapped(line(("node", node)), HELLO)
+    assert [failed.code for failed in only(frames, RunFailed)] == ["mapper_failed"]
+    assert [delta.text for delta in only(frames, BlockDelta)] == ["a"]
 
 
 async def test_who_maps_messages_otherwise_is_given_each_of_them() -> None:
