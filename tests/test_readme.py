@@ -48,7 +48,7 @@ def until(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Until:
     monkeypatch.chdir(tmp_path)
 
     def run(text: str) -> dict[str, Any]:
-        names: dict[str, Any] = {}
+        names: dict[str, Any] = {"__name__": "__main__"}
         for block in blocks("python"):
             exec(compile(block, "README.md", "exec"), names)
             if text in block:

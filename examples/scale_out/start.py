@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from langgraph.checkpoint.sqlite import SqliteSaver
+
 SERVE = Path(__file__).with_name("serve.py")
 DEFAULTS = ["8765", "redis://127.0.0.1:6379/0", "checkpoints.db"]
 
@@ -28,6 +30,8 @@ def main():
     given = sys.argv[1:]
     arguments = given + DEFAULTS[len(given) :]
     signal.signal(signal.SIGTERM, leave)
+    with SqliteSaver.from_conn_string(arguments[2]) as saver:
+        saver.setup()  # once: processes that make the tables at the same time lock each other out
     processes = []
     try:
         while True:

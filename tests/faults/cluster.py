@@ -209,9 +209,9 @@ async def cluster(
 ) -> AsyncIterator[Cluster]:
     """So many processes behind one port."""
     made = Cluster(directory, redis, checkpoints, options)
-    if checkpoints.startswith("postgres"):
-        async with opened(checkpoints) as saver:
-            await saver.setup()
+    async with opened(checkpoints) as saver:
+        if saver is not None:
+            await saver.setup()  # processes that make the tables together lock each other out
     try:
         for _ in range(processes):
             await made.add()
