@@ -6,7 +6,8 @@ at the same time, or of when the message is over: `mapping` tells it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -25,7 +26,7 @@ from langgraph_ws.frames import (
     Role,
 )
 
-__all__ = ["MessageBuilder", "Place", "place_of", "role_of"]
+__all__ = ["Block", "MessageBuilder", "Place", "place_of", "role_of"]
 
 _KINDS: dict[str, BlockKind] = {
     "text": "text",
@@ -91,24 +92,42 @@ def role_of(message: BaseMessage) -> Role | None:
     return _ROLES.get(getattr(message, "role", message.type))
 
 
-class _Block:
-    """A content block in the making."""
+class Block:
+    """A content block in the making.
+
+    Attributes:
+        message_id: The message that it is of.
+        index: Its number in the message.
+        kind: What it holds.
+        length: How many characters have been written of it.
+        delta: Makes the frame of a piece of it, from `text` and `offset`.
+    """
 
     __slots__ = (
         "call_id",
         "citations",
+        "delta",
         "finished",
         "index",
         "kind",
         "length",
         "media",
+        "message_id",
         "name",
         "parts",
     )
 
     def __init__(
-        self, index: int, kind: BlockKind, call_id: str | None = None, name: str | None = None
+        self,
+        message_id: str,
+        index: int,
+        kind: BlockKind,
+        place: Place,
+        *,
+        call_id: str | None = None,
+        name: str | None = None,
     ) -> None:
+        self.message_id = message_id
         self.index = index
         self.kind: BlockKind = kind
         self.call_id = call_id
@@ -118,9 +137,13 @@ class _Block:
         self.citations: list[dict[str, Any]] = []
         self.media: dict[str, Any] = {}
         self.finished: dict[str, Any] | None = None
+        self.delta: Callable[..., BlockDelta] = partial(
+            BlockDelta, message_id=message_id, index=index, kind=kind, **place._asdict()
+        )
 
     @property
     def text(self) -> str:
+        """All that has been written of it."""
         return "".join(self.parts)
 
     def content(self, *, aborted: bool = False) -> dict[str, Any]:
@@ -162,6 +185,7 @@ class MessageBuilder:
             message under another id does not leave either.
         complete: The model has said that this was its last chunk.
         usage: What it has cost so far.
+        said: The text block that chunks without a number go on with; None: there is none.
     """
 
     __slots__ = (
@@ -174,12 +198,12 @@ class MessageBuilder:
         "_namespace",
         "_node",
         "_task_id",
-        "_text",
         "complete",
         "id",
         "muted",
         "place",
         "role",
+        "said",
         "usage",
     )
 
@@ -200,11 +224,11 @@ class MessageBuilder:
         self.usage: UsageMetadata | None = None
         self._node, self._namespace, self._task_id = place
         self._name = name
-        self._blocks: list[_Block] = []
-        self._keys: dict[tuple[Any, ...], _Block] = {}
-        self._calls: dict[str, _Block] = {}
-        self._last_call: _Block | None = None
-        self._text: _Block | None = None
+        self._blocks: list[Block] = []
+        self._keys: dict[tuple[Any, ...], Block] = {}
+        self._calls: dict[str, Block] = {}
+        self._last_call: Block | None = None
+        self.said: Block | None = None
         self._metadata: dict[str, Any] = {}
 
     @property
@@ -238,14 +262,14 @@ class MessageBuilder:
         content = chunk.content
         frames: list[Frame] = []
         if (
-            self._text is not None
+            self.said is not None
             and isinstance(content, str)
             and not chunk.tool_call_chunks
             and not chunk.additional_kwargs
         ):
             # The way of nearly every token: keep it short.
             if content:
-                frames.append(self._delta(self._text, content))
+                frames.append(self._delta(self.said, content))
         else:
             frames = self._feed_rest(chunk)
         if chunk.usage_metadata is not None or chunk.response_metadata:
@@ -255,38 +279,34 @@ class MessageBuilder:
         return frames
 
     def grow(self, chunk: AIMessageChunk) -> str | None:
-        """Take a chunk that only goes on with the text that is being said; the text it adds.
+        """Take a chunk that only goes on with the text that is being `said`; what it adds.
 
         Returns:
             None: it does more than that, so nothing was taken; `feed` it.
         """
-        block, content = self._text, chunk.content
+        block, text = self.said, chunk.content
         if (
             block is None
-            or not content
-            or content.__class__ is not str
+            or not text
+            or not isinstance(text, str)
             or chunk.tool_call_chunks
             or chunk.additional_kwargs
             or chunk.chunk_position is not None
         ):
             return None
-        text = plain(content)
+        if not text.isascii():
+            text = cast("str", plain(text))
         block.parts.append(text)
         block.length += len(text)
         if chunk.usage_metadata is not None or chunk.response_metadata:
             self._note(chunk)
-        return cast("str", text)
+        return text
 
     def is_saying(self, frame: Frame) -> bool:
         """Whether a frame of the message is a piece of the text that `grow` goes on with."""
         return (
-            self._text is not None and type(frame) is BlockDelta and frame.index == self._text.index
+            self.said is not None and type(frame) is BlockDelta and frame.index == self.said.index
         )
-
-    def grown(self, text: str) -> BlockDelta:
-        """The frame of what `grow` has just added."""
-        assert self._text is not None
-        return self._delta_at(self._text, text, self._text.length - len(text))
 
     def feed_whole(self, message: BaseMessage) -> list[Frame]:
         """Take a message that comes in one piece and return the frames of its blocks."""
@@ -303,7 +323,7 @@ class MessageBuilder:
 
     def finish_blocks(self) -> list[Frame]:
         """End every block that is still open, in order."""
-        self._text = self._last_call = None
+        self.said = self._last_call = None
         self._keys.clear()
         return [self._finish(block) for block in self._blocks if block.finished is None]
 
@@ -388,7 +408,7 @@ class MessageBuilder:
         if block is None:
             block = self._begin(kind, (kind, index), frames)
             if kind == "text" and index is None:
-                self._text = block
+                self.said = block
         if text:
             frames.append(self._delta(block, str(text)))
 
@@ -412,7 +432,7 @@ class MessageBuilder:
             text = args if isinstance(args, str) else dumps(plain(args)).decode()
             frames.append(self._delta(block, text))
 
-    def _block_of_call(self, call: Mapping[str, Any], frames: list[Frame]) -> _Block:
+    def _block_of_call(self, call: Mapping[str, Any], frames: list[Frame]) -> Block:
         """The block that a piece of a tool call belongs to.
 
         A number decides, else an id; a piece with neither goes on with the last call. A number
@@ -442,9 +462,9 @@ class MessageBuilder:
         frames: list[Frame],
         call_id: str | None = None,
         name: str | None = None,
-    ) -> _Block:
+    ) -> Block:
         frames.extend(self._finish_written(kind))
-        block = _Block(len(self._blocks), kind, call_id, name)
+        block = Block(self.id, len(self._blocks), kind, self.place, call_id=call_id, name=name)
         self._blocks.append(block)
         self._keys[key] = block
         frames.append(
@@ -464,12 +484,12 @@ class MessageBuilder:
     def _finish_written(self, begun: BlockKind) -> Iterable[Frame]:
         """End text and reasoning when something else has begun; more of them is a new block."""
         if begun != "text":
-            self._text = None
+            self.said = None
         for key in [key for key in self._keys if key[0] in ("text", "reasoning")]:
             if key[0] != begun:
                 yield self._finish(self._keys.pop(key))
 
-    def _finish(self, block: _Block) -> BlockFinished:
+    def _finish(self, block: Block) -> BlockFinished:
         block.finished = block.content()
         return BlockFinished(
             message_id=self.id,
@@ -481,24 +501,12 @@ class MessageBuilder:
             task_id=self._task_id,
         )
 
-    def _delta(self, block: _Block, text: str) -> BlockDelta:
+    def _delta(self, block: Block, text: str) -> BlockDelta:
         text = plain(text)
         offset = block.length
         block.parts.append(text)
         block.length = offset + len(text)
-        return self._delta_at(block, text, offset)
-
-    def _delta_at(self, block: _Block, text: str, offset: int) -> BlockDelta:
-        return BlockDelta(
-            message_id=self.id,
-            index=block.index,
-            kind=block.kind,
-            text=text,
-            offset=offset,
-            node=self._node,
-            namespace=self._namespace,
-            task_id=self._task_id,
-        )
+        return block.delta(text=text, offset=offset)
 
     def _note(self, message: BaseMessage) -> None:
         """Keep what a message tells about itself: usage, model, why it ended."""

@@ -44,7 +44,7 @@ from langgraph_ws.log import Position, ThreadLog
 from langgraph_ws.log.registry import Lease, Registry, Ticket, lost
 from langgraph_ws.mapping import Mapper, report
 from langgraph_ws.metrics import Metrics, RunLabels
-from langgraph_ws.sink import Sink
+from langgraph_ws.sink import Beat, Sink
 from langgraph_ws.streaming import ERROR_TEXTS, Execution, Resumption, graph_options
 from langgraph_ws.takeover import Story, can_be_taken_over, take_over
 from langgraph_ws.turns import prepare, run_config
@@ -112,7 +112,7 @@ class Settings:
     debug: bool
     on_cancel: OnCancel | None
     metrics: Metrics
-    merge_window: float
+    beat: Beat
     tapped: bool = False
 
 
@@ -372,7 +372,7 @@ class Run:
             self.key,
             self.run_id,
             limits=self.settings.limits,
-            window=self.settings.merge_window,
+            beat=self.settings.beat,
             fence=None if self.lease is None else self.lease.fence,
         )
         try:

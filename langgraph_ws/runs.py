@@ -59,6 +59,7 @@ from langgraph_ws.run import (
     run_name,
     unbegun,
 )
+from langgraph_ws.sink import Beat
 from langgraph_ws.streaming import ERROR_TEXTS
 from langgraph_ws.tap import available
 from langgraph_ws.turns import GRAPH_KEY, checkpoint_id, pending_interrupts
@@ -182,7 +183,7 @@ class Runs:
             debug=debug,
             on_cancel=on_cancel,
             metrics=self.metrics,
-            merge_window=merge_window,
+            beat=Beat(merge_window),
         )
         self._live: dict[str, Run] = {}  # carried by this process, or about to be
         self._viewers: dict[str, _Viewers] = {}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from langgraph_ws.errors import LogFailed
 from langgraph_ws.frames import BlockDelta, Frame
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, ThreadLog
+from langgraph_ws.messages import Block
 
-__all__ = ["Sink"]
+__all__ = ["Beat", "Sink"]
+
+logger = logging.getLogger("langgraph_ws")
 
 _PATIENCE = 256
 """Frames that may wait before the run gives way to the task that writes them."""
@@ -22,13 +25,57 @@ _BATCH_BYTES = 1_024
 """Text that waits for no more."""
 
 
+class Beat:
+    """When deltas are written: once in a window, those of all sinks at the same time.
+
+    So one timer does for all of them, and a log in a database is sent what many runs have said in
+    one piece.
+
+    Args:
+        window: How long a delta may wait, in seconds; 0: it does not.
+    """
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._waiting: dict[Sink, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def came(self, since: float, now: float) -> bool:
+        """Whether it has come between two times of the event loop, or nothing waits for it."""
+        window = self._window
+        return not window or now // window > since // window
+
+    def wait(self, sink: Sink, now: float) -> None:
+        """Have a sink take its turn when it comes next."""
+        self._waiting[sink] = None
+        if self._timer is None:
+            at = (now // self._window + 1) * self._window
+            self._timer = asyncio.get_running_loop().call_at(at, self._come)
+
+    def leave(self, sink: Sink) -> None:
+        """Have a sink wait no longer."""
+        self._waiting.pop(sink, None)
+        if not self._waiting and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _come(self) -> None:
+        self._timer = None
+        waiting, self._waiting = self._waiting, {}
+        for sink in waiting:
+            try:
+                sink.turn()
+            except Exception:
+                logger.exception("a run could not be written on")
+
+
 class Sink:
     """Takes the frames of one run and writes them to the log of its thread, in order.
 
     Deltas of one block that wait together are merged into one: the text is concatenated, nothing
-    else is ever merged. A delta waits at most `window` seconds, or until 1 KiB of text waits; every
-    other frame goes out at once with the deltas before it (so the first delta of a block, which
-    comes with its start, does not wait). A sink that is closed drops what comes later (a node that
+    else is ever merged. A delta waits for the next beat, or until 1 KiB of text waits; every other
+    frame goes out at once with the deltas before it (so the first delta of a block, which comes
+    with its start, does not wait). A sink that is closed drops what comes later (a node that
     ignored the cancellation may still write) and counts it.
 
     Args:
@@ -36,7 +83,7 @@ class Sink:
         thread: The thread.
         run_id: The run.
         limits: How much may wait.
-        window: How long a delta may wait, in seconds.
+        beat: What deltas wait for.
         fence: Under which the thread is held; None: it is held by nobody.
 
     Attributes:
@@ -52,7 +99,7 @@ class Sink:
         run_id: str,
         *,
         limits: Limits,
-        window: float,
+        beat: Beat,
         fence: int | None = None,
     ) -> None:
         self._log = log
@@ -60,12 +107,16 @@ class Sink:
         self._run_id = run_id
         self._fence = fence
         self._limits = limits
-        self._window = window
+        self._most = limits.pending_bytes
+        self._beat = beat
+        self._waits = False  # for the beat
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
         self._wrote_at = self._loop.time()
         self._pending: list[Frame] = []
-        self._texts: list[str] = []  # of the last pending frame, when it is a delta
+        # Behind those, what is being said: of which block, from where in it, and piece by piece.
+        self._said: Block | BlockDelta | None = None
+        self._offset = 0
+        self._texts: list[str] = []
         self._bytes = 0
         self._wake = asyncio.Event()
         self._wrote = asyncio.Event()
@@ -80,39 +131,38 @@ class Sink:
         Raises:
             LogFailed: More waits for the log than may, or the log could not be written.
         """
-        if self._closed:
-            self.dropped += 1
-            return
-        if self.error is not None:
-            raise self.error
-        if not isinstance(frame, BlockDelta):
-            self._add(frame)
+        if isinstance(frame, BlockDelta):
+            self.add_text(frame.text, frame)
+        elif self._takes():
+            self._fold()
+            self._pending.append(frame)
             self._wake.set()
-            return
-        self._bytes += len(frame.text)
-        if self._bytes > self._limits.pending_bytes:
-            raise LogFailed(f"{self._bytes} bytes wait for the log")
-        if not self._merge(frame):
-            self._add(frame)
-            self._texts.append(frame.text)
-        if self._bytes >= _BATCH_BYTES:
-            self._flush()
-        elif self._timer is None and not self._wake.is_set():
-            if (turn := self._turn()) is None:
-                self._flush()
-            else:
-                self._timer = self._loop.call_at(turn, self._flush)
 
-    def add_text(self, text: str) -> bool:
-        """Take text that goes on with the frame that was put last, if that is a delta and waits."""
+    def add_text(self, text: str, block: Block | BlockDelta) -> None:
+        """Take text, as a delta of the block at whose end it has just been written.
+
+        Raises:
+            LogFailed: As in `put`.
+        """
+        is_other = block is not self._said
+        if is_other and not self._takes():
+            return
         size = self._bytes + len(text)
-        if not self._texts or self._closed or size > self._limits.pending_bytes:
-            return False
+        if size > self._most:
+            raise LogFailed(f"{size} bytes wait for the log")
+        if is_other:
+            self._begin(block, text)
         self._texts.append(text)
         self._bytes = size
         if size >= _BATCH_BYTES:
             self._flush()
-        return True
+        elif not self._waits and not self._wake.is_set():
+            now = self._loop.time()
+            if self._beat.came(self._wrote_at, now):
+                self._flush()
+            else:
+                self._beat.wait(self, now)
+                self._waits = True
 
     @property
     def crowded(self) -> bool:
@@ -143,42 +193,48 @@ class Sink:
     async def close(self) -> None:
         """Take nothing more, and wait until everything that was taken is in the log."""
         self._closed = True
+        self._fold()
         self._wake.set()
         await self.writer
 
-    def _merge(self, delta: BlockDelta) -> bool:
-        if not self._texts:
+    def _takes(self) -> bool:
+        """Whether something new may be put; what comes after the end is counted."""
+        if self._closed:
+            self.dropped += 1
             return False
-        last = self._pending[-1]
-        assert isinstance(last, BlockDelta)
-        if last.message_id != delta.message_id or last.index != delta.index:
-            return False
-        self._texts.append(delta.text)
-        return True
-
-    def _add(self, frame: Frame) -> None:
-        self._fold()
+        if self.error is not None:
+            raise self.error
         if len(self._pending) >= self._limits.pending_frames:
             raise LogFailed(f"{len(self._pending)} frames wait for the log")
-        self._pending.append(frame)
+        return True
+
+    def _begin(self, block: Block | BlockDelta, text: str) -> None:
+        """Say more of a block, which may be the same one as before."""
+        said = self._said
+        if said is None or said.message_id != block.message_id or said.index != block.index:
+            self._fold()
+            self._offset = block.length - len(text) if isinstance(block, Block) else block.offset
+            self._said = block
+        elif isinstance(block, Block):
+            self._said = block
 
     def _fold(self) -> None:
-        """Put the merged text into the last pending delta."""
-        if len(self._texts) > 1:
-            last: Any = self._pending[-1]
-            self._pending[-1] = replace(last, text="".join(self._texts))
-        self._texts.clear()
+        """Make one delta of what is being said, as the last of what waits."""
+        said, texts = self._said, self._texts
+        self._said = None
+        if not texts or said is None:
+            return
+        text = "".join(texts)
+        if isinstance(said, Block):
+            self._pending.append(said.delta(text=text, offset=self._offset))
+        else:
+            self._pending.append(said if len(texts) == 1 else replace(said, text=text))
+        texts.clear()
 
-    def _turn(self) -> float | None:
-        """When a delta that comes now is to be written; None: now.
-
-        All sinks take their turns at the same times, once in a window, so that a log in a database
-        is sent what many runs have said in one piece.
-        """
-        now, window = self._loop.time(), self._window
-        if not window or (ticks := now // window) > self._wrote_at // window:
-            return None
-        return (ticks + 1) * window
+    def turn(self) -> None:
+        """Write what waits, for the beat has come."""
+        self._waits = False
+        self._flush()
 
     def _flush(self) -> None:
         """Write what waits: here and now if the log does not wait, else have the writer do it."""
@@ -195,9 +251,9 @@ class Sink:
 
     def _take(self) -> list[Frame]:
         """What waits, which is about to be written."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._waits:
+            self._beat.leave(self)
+            self._waits = False
         self._wrote_at = self._loop.time()
         self._fold()
         batch, self._pending, self._bytes = self._pending, [], 0

@@ -60,7 +60,7 @@ from langgraph_ws.mapping import (
     check_mapper,
     report,
 )
-from langgraph_ws.messages import MessageBuilder, Place, place_of
+from langgraph_ws.messages import Block, MessageBuilder, Place, place_of
 from langgraph_ws.tap import Tap, can_tap
 
 if TYPE_CHECKING:
@@ -178,8 +178,8 @@ class Outlet(Protocol):
         """Take a frame."""
         ...
 
-    def add_text(self, text: str, /) -> bool:
-        """Merge text into the frame that was put last, a text delta, if that still waits."""
+    def add_text(self, text: str, block: Block, /) -> None:
+        """Take text that has just been written at the end of a block, as a delta of it."""
         ...
 
     async def room(self) -> None:
@@ -646,6 +646,7 @@ class _Feed:
         self._growing: MessageBuilder | None = None
         self._note = note
         self._outlet = outlet
+        self._add_text = outlet.add_text
         self._task = task
         self._waiting: deque[Part] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -682,10 +683,13 @@ class _Feed:
         except Exception as error:
             self._fail(_mapper_failed(error))
             return True
-        if text is None:
+        block = builder.said
+        if text is None or block is None:
             return False
-        if not self._outlet.add_text(text):
-            self._put([builder.grown(text)])
+        try:
+            self._add_text(text, block)
+        except Exception as error:
+            self._fail(error)
         return True
 
     def put_all(self, frames: Iterable[Frame]) -> None:

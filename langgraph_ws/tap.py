@@ -79,9 +79,13 @@ if TYPE_CHECKING or _MISSING is None:
 
         Args:
             stream: Takes what is heard.
-            grow: Takes a chunk that only goes on with the text of the last; False: it does not.
+            grow: Takes, in the event loop, a chunk that only goes on with the text of the last one;
+                False: it does not.
             tools: Hears tools; None: they are not heard.
             beside: Hears retrievers and custom events; None: they are not heard.
+
+        Attributes:
+            grow: As above; it may be changed.
         """
 
         def __init__(
@@ -93,7 +97,8 @@ if TYPE_CHECKING or _MISSING is None:
             beside: BaseCallbackHandler | None,
         ) -> None:
             super().__init__(stream, subgraphs=True, parent_ns=())
-            self._grow = grow
+            self.grow = grow
+            self._thread = threading.get_ident()
             if tools is not None:
                 self.on_tool_start = tools.on_tool_start  # type: ignore[method-assign]
                 self.on_tool_end = tools.on_tool_end  # type: ignore[method-assign]
@@ -115,11 +120,17 @@ if TYPE_CHECKING or _MISSING is None:
             **kwargs: Any,
         ) -> None:
             """Pass on the chunk of a message whose beginning was heard."""
-            meta = self.metadata.get(run_id)
-            if meta is None or not isinstance(chunk, ChatGenerationChunk):
+            if not isinstance(chunk, ChatGenerationChunk):
                 return
             message = chunk.message
-            if type(message) is AIMessageChunk and self._grow(message):
+            if (
+                threading.get_ident() == self._thread
+                and type(message) is AIMessageChunk
+                and self.grow(message)
+            ):
+                return
+            meta = self.metadata.get(run_id)
+            if meta is None:
                 return
             if message.id is None:
                 message.id = str(uuid4())
@@ -153,12 +164,15 @@ class Tap:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._coerce = getattr(graph, "_output_mapper", None)
+        self._ear: _Ear | None = None
         self._closed = False
         self.dropped = 0
 
     def close(self) -> None:
         """Drop what comes from now on, and count it."""
         self._closed = True
+        if self._ear is not None:
+            self._ear.grow = lambda _: False
 
     def graph(self) -> Any:
         """The graph, in the form in which it has to run to be heard.
@@ -189,7 +203,8 @@ class Tap:
         if "tools" in self._modes:
             tools = StreamToolCallHandler(self._hear, subgraphs=True, parent_ns=())
         if "messages" in self._modes:
-            return [_Ear(self._hear, self._hear_text, tools=tools, beside=beside)]
+            self._ear = _Ear(self._hear, self._grow, tools=tools, beside=beside)
+            return [self._ear]
         return [handler for handler in (tools, beside) if handler is not None]
 
     def _write(self, data: Any) -> None:
@@ -197,11 +212,6 @@ class Tap:
         if "custom" in self._modes:
             path = get_config().get(CONF, {})[CONFIG_KEY_CHECKPOINT_NS].split(NS_SEP)
             self._hear((tuple(path[:-1]), "custom", data))
-
-    def _hear_text(self, chunk: AIMessageChunk) -> bool:
-        """Take a chunk that only goes on with the text of the last one: the way of most tokens."""
-        on_loop = threading.get_ident() == self._thread
-        return on_loop and not self._closed and self._grow(chunk)
 
     def _hear(self, chunk: Any) -> None:
         """Take a part, from whatever thread: nodes that are not async have one of their own."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from langgraph_ws.frames import Frame
 from langgraph_ws.mapping import ChatMapper, check_mapper
+from langgraph_ws.messages import Block
 from langgraph_ws.streaming import Execution, prepare_run
 
 
@@ -21,9 +22,9 @@ class Frames:
         """Keep it."""
         self.all.append(frame)
 
-    def add_text(self, text: str) -> bool:
-        """Nothing waits here, so nothing is merged."""
-        return False
+    def add_text(self, text: str, block: Block) -> None:
+        """Keep it as a delta; nothing waits here, so nothing is merged."""
+        self.put(block.delta(text=text, offset=block.length - len(text)))
 
     async def room(self) -> None:
         """There always is."""

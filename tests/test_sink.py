@@ -16,13 +16,21 @@ from langgraph_ws.frames import BlockDelta, Custom, Frame
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position
 from langgraph_ws.log.memory import MemoryThreadLog
-from langgraph_ws.sink import Sink
+from langgraph_ws.messages import Block, Place
+from langgraph_ws.sink import Beat, Sink
 
 LONG = 1e9
+NOWHERE = Place(None, (), None)
 
 
 def delta(text: str, message: str = "m", index: int = 0, offset: int = 0) -> BlockDelta:
     return BlockDelta(message_id=message, index=index, kind="text", text=text, offset=offset)
+
+
+def add(sink: Sink, block: Block, text: str) -> None:
+    """Write text at the end of a block."""
+    block.length += len(text)
+    sink.add_text(text, block)
 
 
 class Waiting(MemoryThreadLog):
@@ -38,7 +46,7 @@ async def sinking(
     *, kind: type[MemoryThreadLog] = Waiting, window: float = 0.0, **limits: int
 ) -> AsyncIterator[tuple[Sink, MemoryThreadLog]]:
     log = kind()
-    sink = Sink(log, "t", "r", limits=Limits(**limits), window=window)
+    sink = Sink(log, "t", "r", limits=Limits(**limits), beat=Beat(window))
     try:
         yield sink, log
     finally:
@@ -123,24 +131,63 @@ async def test_a_log_that_never_waits_has_text_as_soon_as_its_turn_comes() -> No
 
 async def test_a_log_that_never_waits_has_much_text_at_once() -> None:
     async with sinking(kind=MemoryThreadLog, window=LONG) as (sink, log):
-        sink.put(delta("a" * 1_000))
+        block = Block("m", 0, "text", NOWHERE)
+        add(sink, block, "a" * 1_000)
         assert await logged(log) == []
-        sink.add_text("b" * 24)
+        add(sink, block, "b" * 24)
         assert await logged(log) == [delta("a" * 1_000 + "b" * 24)]
 
 
 async def test_all_take_their_turns_at_the_same_time() -> None:
-    log = MemoryThreadLog()
-    turns: set[float] = set()
-    for number in range(3):
-        sink = Sink(log, f"t{number}", "r", limits=Limits(), window=1_000.0)
+    window = 0.3
+    loop, log, beat = asyncio.get_running_loop(), MemoryThreadLog(), Beat(window)
+    await asyncio.sleep(window - loop.time() % window)
+    sinks = [Sink(log, f"t{number}", "r", limits=Limits(), beat=beat) for number in range(3)]
+    followers = []
+    turns: list[int] = []
+    step = 0
+
+    def count() -> None:
+        nonlocal counter, step
+        step += 1
+        counter = loop.call_soon(count)
+
+    for number, sink in enumerate(sinks):
+        followers.append(await log.follow(f"t{number}", None, lambda: turns.append(step)))
         sink.put(delta("a"))
-        assert sink._timer is not None
-        turns.add(sink._timer.when())
         await asyncio.sleep(0.01)
+    assert turns == []
+    counter = loop.call_soon(count)
+    await asyncio.sleep(window)
+    counter.cancel()
+    assert len(turns) == 3
+    assert len(set(turns)) == 1, "in one step of the event loop"
+    for sink, follower in zip(sinks, followers, strict=True):
+        follower.close()
         await sink.close()
-    [turn] = turns
-    assert turn % 1_000.0 == 0
+
+
+async def test_a_sink_that_fails_in_its_turn_takes_no_turn_from_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Sink):
+        def turn(self) -> None:
+            raise OSError("on purpose")
+
+    log, beat = MemoryThreadLog(), Beat(0.02)
+    broken = Broken(log, "t", "r", limits=Limits(), beat=beat)
+    sink = Sink(log, "t", "r", limits=Limits(), beat=beat)
+    written = asyncio.Event()
+    follower = await log.follow("t", None, written.set)
+    for each in (broken, sink):
+        beat.wait(each, asyncio.get_running_loop().time())
+    sink.put(delta("a"))
+    async with asyncio.timeout(5):
+        await written.wait()
+    assert "could not be written on" in caplog.text
+    follower.close()
+    await broken.close()
+    await sink.close()
 
 
 async def test_a_log_that_never_waits_may_fail() -> None:
@@ -148,12 +195,13 @@ async def test_a_log_that_never_waits_may_fail() -> None:
         def append_now(self, *arguments: Any, **named: Any) -> Position:
             raise OSError("on purpose")
 
-    sink = Sink(Failing(), "t", "r", limits=Limits(), window=0.0)
+    sink = Sink(Failing(), "t", "r", limits=Limits(), beat=Beat(0.0))
     sink.put(delta("a"))
     await sink.writer
-    assert not sink.add_text("b")
     with pytest.raises(LogFailed, match="could not be written"):
         sink.put(delta("b", offset=1))
+    with pytest.raises(LogFailed, match="could not be written"):
+        add(sink, Block("m", 0, "text", NOWHERE), "b")
     await sink.close()
 
 
@@ -172,41 +220,53 @@ async def test_a_closed_sink_drops_and_counts() -> None:
         assert [frame.data for frame in await logged(log) if isinstance(frame, Custom)] == [1, None]
 
 
-async def test_text_is_added_only_to_a_delta_that_waits() -> None:
+async def test_text_is_added_as_deltas_of_its_block() -> None:
     async with sinking(window=LONG, pending_bytes=2_000) as (sink, log):
-        assert not sink.add_text("nothing waits")
+        block, other = Block("m", 0, "text", NOWHERE), Block("m", 1, "text", NOWHERE)
         sink.put(Custom(name="n", data=1))
-        assert not sink.add_text("no delta")
-        await head(log, 1)
-        sink.put(delta("a"))
-        assert sink.add_text("b")
-        assert not sink.add_text("x" * 2_000)  # too much
-        assert sink.add_text("c" * 1_022)  # enough to be written
+        add(sink, block, "a")  # goes out with the frame before it
         await head(log, 2)
-        assert not sink.add_text("d")
-        sink.put(delta("d", offset=1_024))
-        assert sink.add_text("e")
+        add(sink, block, "b")
+        sink.put(delta("c", offset=2))
+        block.length += 1
+        add(sink, block, "d")
+        add(sink, other, "x")
+        sink.put(delta("y", index=1, offset=1))
+        other.length += 1
+        add(sink, block, "e")
+        with pytest.raises(LogFailed, match="bytes wait for the log"):
+            add(sink, other, "z" * 2_000)
+        block.length += 1
+        sink.put(delta("f", offset=5))
+        add(sink, block, "g" * 1_022)  # enough to be written
+        await head(log, 5)
+        add(sink, block, "h")
         await sink.close()
-        assert not sink.add_text("closed")
+        add(sink, block, "closed")
+        assert sink.dropped == 1
         assert await logged(log) == [
             Custom(name="n", data=1),
-            delta("ab" + "c" * 1_022),
-            delta("de", offset=1_024),
+            delta("a"),
+            delta("bcd", offset=1),
+            delta("xy", index=1),
+            delta("ef" + "g" * 1_022, offset=4),
+            delta("h", offset=1_028),
         ]
 
 
 async def test_no_text_is_added_when_the_log_has_failed() -> None:
     class Failing(MemoryThreadLog):
         async def append(self, *arguments: Any, **named: Any) -> Position:
-            sink.put(delta("more", offset=1))  # while it is being written
+            add(sink, block, "more")  # while it is being written
             raise LogFailed("on purpose")
 
-    sink = Sink(Failing(), "t", "r", limits=Limits(), window=0.0)
-    sink.put(delta("a"))
+    block = Block("m", 0, "text", NOWHERE)
+    sink = Sink(Failing(), "t", "r", limits=Limits(), beat=Beat(0.0))
+    add(sink, block, "a")
     await sink.writer
-    assert not sink.add_text("b")
-    with pytest.raises(LogFailed, match="on purpose"):
-        sink.put(delta("b", offset=5))
+    for _ in range(2):
+        with pytest.raises(LogFailed, match="on purpose"):
+            add(sink, block, "b")
     await sink.close()
 
 

@@ -32,7 +32,7 @@ from langgraph_ws.frames import (
     StepFinished,
 )
 from langgraph_ws.mapping import Mapper, Part, on
-from langgraph_ws.messages import MessageBuilder
+from langgraph_ws.messages import Block, MessageBuilder
 from langgraph_ws.streaming import Execution, MapperError, prepare_run
 from langgraph_ws.tap import Tap, available, can_tap
 from langgraph_ws.testing import Reply, ScriptedModel, record
@@ -226,12 +226,12 @@ async def test_models_stream_only_for_those_who_hear_messages(
 class Merging(Frames):
     """An outlet in which everything waits, so that what goes on with a text is merged."""
 
-    def add_text(self, text: str) -> bool:
+    def add_text(self, text: str, block: Block) -> None:
         """Put it behind the last delta."""
         last = self.all[-1]
         assert isinstance(last, BlockDelta), last
+        assert (last.message_id, last.index) == (block.message_id, block.index)
         self.all[-1] = replace(last, text=last.text + text)
-        return True
 
 
 class Pieces(GenericFakeChatModel):
