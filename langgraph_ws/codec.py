@@ -26,6 +26,7 @@ __all__ = ["decode_frame", "dumps", "encode_frame", "known", "loads", "message_j
 _OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_NON_STR_KEYS
 _MAX_DEPTH = 100
 _MAX_SAFE_INTEGER = 2**53 - 1
+_NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in FRAMES}
 _KINDS: dict[str, TypeAdapter[Frame]] = {kind.__name__: TypeAdapter(kind) for kind in FRAMES}
 
 
@@ -73,12 +74,13 @@ def message_json(message: BaseMessage) -> dict[str, Any]:
 
 def encode_frame(frame: Frame) -> dict[str, Any]:
     """A frame as plain JSON data: its fields, and its class name under `frame`."""
-    data: dict[str, Any] = {"frame": type(frame).__name__}
-    for field in fields(frame):
-        value = getattr(frame, field.name)
+    kind = type(frame)
+    data: dict[str, Any] = {"frame": kind.__name__}
+    for name in _NAMES[kind]:
+        value = getattr(frame, name)
         if isinstance(value, tuple):
             value = [source_json(item) if isinstance(item, Source) else item for item in value]
-        data[field.name] = value
+        data[name] = value
     return data
 
 

@@ -579,19 +579,18 @@ class Connection:
         frame is written past aiohttp's coroutine, which has nothing to compress or to wait for.
         While a command is carried out, its answer comes first.
         """
+        transport = self._transport
         busy = self._worker is not None or self._sleeper is None or self._news
-        waits = busy or self._compressed or self._transport.is_closing()
-        if waits or self._transport.get_write_buffer_size():
+        if busy or self._compressed or transport.is_closing() or transport.get_write_buffer_size():
             self._rouse()
             return
         try:
             messages = self._threads.take()
-            for number, message in enumerate(messages, 1):
-                self._count(message)
-                self._transport.write(_text_frame(message))
-                if self._transport.get_write_buffer_size() and number < len(messages):
-                    self._put(messages[number:])
-                    break
+            if len(messages) == 1:
+                self._count(messages[0])
+                transport.write(_text_frame(messages[0]))
+            else:
+                self._put(messages)
         except Exception:
             self._fail_writing()
         if self._threads.ready:

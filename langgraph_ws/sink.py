@@ -32,24 +32,19 @@ class Beat:
     one piece.
 
     Args:
-        window: How long a delta may wait, in seconds; 0: it does not.
+        window: How long a delta may wait, in seconds; 0: none waits.
     """
 
     def __init__(self, window: float) -> None:
-        self._window = window
+        self.window = window
         self._waiting: dict[Sink, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-
-    def came(self, since: float, now: float) -> bool:
-        """Whether it has come between two times of the event loop, or nothing waits for it."""
-        window = self._window
-        return not window or now // window > since // window
 
     def wait(self, sink: Sink, now: float) -> None:
         """Have a sink take its turn when it comes next."""
         self._waiting[sink] = None
         if self._timer is None:
-            at = (now // self._window + 1) * self._window
+            at = (now // self.window + 1) * self.window
             self._timer = asyncio.get_running_loop().call_at(at, self._come)
 
     def leave(self, sink: Sink) -> None:
@@ -109,6 +104,7 @@ class Sink:
         self._limits = limits
         self._most = limits.pending_bytes
         self._beat = beat
+        self._window = beat.window
         self._waits = False  # for the beat
         self._loop = asyncio.get_running_loop()
         self._wrote_at = self._loop.time()
@@ -151,14 +147,16 @@ class Sink:
         if size > self._most:
             raise LogFailed(f"{size} bytes wait for the log")
         if is_other:
-            self._begin(block, text)
+            self._turn_to(block)
+        if not self._texts:
+            self._offset = block.length - len(text) if isinstance(block, Block) else block.offset
         self._texts.append(text)
         self._bytes = size
         if size >= _BATCH_BYTES:
             self._flush()
         elif not self._waits and not self._wake.is_set():
-            now = self._loop.time()
-            if self._beat.came(self._wrote_at, now):
+            window = self._window
+            if not window or (now := self._loop.time()) // window > self._wrote_at // window:
                 self._flush()
             else:
                 self._beat.wait(self, now)
@@ -194,6 +192,7 @@ class Sink:
         """Take nothing more, and wait until everything that was taken is in the log."""
         self._closed = True
         self._fold()
+        self._said = None
         self._wake.set()
         await self.writer
 
@@ -208,20 +207,18 @@ class Sink:
             raise LogFailed(f"{len(self._pending)} frames wait for the log")
         return True
 
-    def _begin(self, block: Block | BlockDelta, text: str) -> None:
-        """Say more of a block, which may be the same one as before."""
+    def _turn_to(self, block: Block | BlockDelta) -> None:
+        """Say more of a block, which may be the same one under another name."""
         said = self._said
         if said is None or said.message_id != block.message_id or said.index != block.index:
             self._fold()
-            self._offset = block.length - len(text) if isinstance(block, Block) else block.offset
             self._said = block
-        elif isinstance(block, Block):
+        elif isinstance(block, Block) or not self._texts:
             self._said = block
 
     def _fold(self) -> None:
         """Make one delta of what is being said, as the last of what waits."""
         said, texts = self._said, self._texts
-        self._said = None
         if not texts or said is None:
             return
         text = "".join(texts)
@@ -247,7 +244,6 @@ class Sink:
         except Exception as error:
             self._fail(error)
             self._wake.set()
-        self._wrote.set()
 
     def _take(self) -> list[Frame]:
         """What waits, which is about to be written."""
@@ -279,6 +275,7 @@ class Sink:
 
     def _fail(self, error: Exception) -> None:
         self._take()
+        self._said = None
         self.error = _log_failed(error)
 
 

@@ -152,9 +152,8 @@ MUTATIONS = [
     Mutation(
         "that pieces of different messages are not merged",
         "sink.py",
-        "        if last.message_id != delta.message_id or last.index != delta.index:\n"
-        "            return False\n",
-        "",
+        "said is None or said.message_id != block.message_id or said.index != block.index:",
+        "said is None:",
         "tests/test_sink.py",
     ),
     Mutation(

@@ -695,6 +695,23 @@ def test_viewers_share_the_bytes() -> None:
     )
 
 
+def test_a_delta_of_a_mapper_need_not_be_as_ours() -> None:
+    session = ChatSession()
+    follow(session, "delta")
+    namespace: Any = ["sub:1"]  # it should be a tuple
+    frame = BlockDelta(
+        message_id="m-1", index=2, kind="text", text='a"\\b\n€', offset=0, namespace=namespace
+    )
+    [message] = decoded(session.send("t-1", entries([frame])))
+    assert message["data"] == {
+        "message_id": "m-1",
+        "index": 2,
+        "namespace": ["sub:1"],
+        "delta": 'a"\\b\n€',
+        "offset": 0,
+    }
+
+
 def test_custom_event_cannot_pass_for_one_of_ours() -> None:
     heard = [it for it in decoded(said("full")) if it["type"] in {"progress", "custom"}]
     assert [(it["type"], it["data"]) for it in heard] == [

@@ -363,6 +363,29 @@ async def test_an_outlet_that_fails_stops_the_graph() -> None:
         await execution.drive(Full())
 
 
+async def test_an_outlet_that_takes_no_more_text_stops_the_graph() -> None:
+    class Full(Frames):
+        def add_text(self, text: str, block: Block) -> None:
+            raise OSError("no room")
+
+    model = Pieces(chunks=texts("a", "b", "c"))
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        try:
+            return {"messages": [await model.ainvoke("hi")]}
+        finally:
+            ended.append(True)
+
+    ended: list[bool] = []
+    graph = line(("node", node))
+    config, run = prepare_run(graph, HELLO, None)
+    execution = Execution(graph, HELLO, config, run=run, mapper=ChatMapper(), tapped=True)
+    with pytest.raises(OSError, match="no room"):
+        await execution.drive(outlet := Full())
+    assert [delta.text for delta in only(outlet.all, BlockDelta)] == ["a"]
+    assert ended == [True]
+
+
 async def test_a_crowded_outlet_makes_what_comes_wait_and_loses_nothing() -> None:
     class Narrow(Frames):
         waited = 0

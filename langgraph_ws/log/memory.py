@@ -16,6 +16,7 @@ import time
 from array import array
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
@@ -89,6 +90,7 @@ class MemoryThreadLog(ThreadLog):
     ) -> None:
         self._retention = retention or Retention()
         self._known_s = self._retention.known_s
+        self._most = self._retention.total_bytes
         self._clock = clock
         self._registry = MemoryRegistry(self, clock)
         self._threads: dict[str, _Thread] = {}
@@ -101,6 +103,7 @@ class MemoryThreadLog(ThreadLog):
         self._kept = 0
         self._no_epoch = new_epoch(clock())
         self._closed = False
+        self._tidy_at = 0.0  # there is nothing to expire or to pack before
         self._timer: asyncio.TimerHandle | None = None
         self._packing: asyncio.TimerHandle | None = None
 
@@ -148,8 +151,8 @@ class MemoryThreadLog(ThreadLog):
         self._check_open()
         self._registry.check(thread, fence)
         now = self._clock()
-        self._expire(now)
-        self._pack(now)
+        if now >= self._tidy_at:
+            self._tidy(now)
         if not frames:
             bounds = self._bounds(self._threads.get(thread))
             return Position(bounds.epoch, bounds.head)
@@ -160,11 +163,12 @@ class MemoryThreadLog(ThreadLog):
             self._with_frames.append(ended)
             self._with_result.append(ended)
             self._unpacked.append(ended)
-        record.trim()
+            self._tidy_at = now
         self._bytes += record.bytes - frame_bytes
         self._kept += record.kept - kept
-        self._fit()
-        position = record.position
+        if self._bytes >= self._most or self._kept >= self._most:
+            self._fit()
+        position = Position(record.epoch, record.head)
         wake_all(record.followers)
         return position
 
@@ -216,7 +220,7 @@ class MemoryThreadLog(ThreadLog):
 
     def has_room(self) -> bool:
         """Whether new runs may begin (False: the limit of all threads is used up)."""
-        return not self._closed and self._bytes < self._retention.total_bytes
+        return not self._closed and self._bytes < self._most
 
     def size(self) -> LogSize:
         """How much is held."""
@@ -270,6 +274,17 @@ class MemoryThreadLog(ThreadLog):
                 self._packing = loop.call_later(_PAUSE_S, self._pack_slice, loop)
                 break
 
+    def _tidy(self, now: float) -> None:
+        """Drop what is out of time, pack some of what has ended, and see when to do so again."""
+        self._expire(now)
+        self._pack(now)
+        waits = (
+            (self._with_frames, self._retention.finished_s),
+            (self._with_result, self._known_s),
+            (self._unpacked, _QUIET_S),
+        )
+        self._tidy_at = min((runs[0].ended + wait for runs, wait in waits if runs), default=inf)
+
     def _expire(self, now: float) -> None:
         """Drop what is out of time."""
         while self._with_frames and self._with_frames[0].ended + self._retention.finished_s <= now:
@@ -288,12 +303,11 @@ class MemoryThreadLog(ThreadLog):
 
     def _fit(self) -> None:
         """Drop what is over the limits of all threads, oldest end first."""
-        limit = self._retention.total_bytes
-        while self._bytes >= limit and self._with_frames:
+        while self._bytes >= self._most and self._with_frames:
             self._drop(self._with_frames.popleft())
-        while self._kept >= limit and self._waiting:
+        while self._kept >= self._most and self._waiting:
             self._abandon(next(iter(self._waiting)))
-        while self._kept >= limit and self._with_result:
+        while self._kept >= self._most and self._with_result:
             self._forget(self._with_result.popleft())
 
     def _drop(self, run: _Run) -> None:
@@ -335,7 +349,11 @@ class _Held(Entry):
     __slots__ = ("size",)
 
     def __init__(self, seq: int, run_id: str, time_ms: int, frame: Frame, size: int) -> None:
-        super().__init__(seq, run_id, time_ms, frame)
+        self.seq = seq
+        self.run_id = run_id
+        self.time_ms = time_ms
+        self.frame = frame
+        self.encoded = {}
         self.size = size
 
 
@@ -410,10 +428,6 @@ class _Thread:
         self._kept = 0
 
     @property
-    def position(self) -> Position:
-        return Position(self.epoch, self.head)
-
-    @property
     def kept(self) -> int:
         """Bytes of what is kept beside the frames."""
         return self._kept + self.fold.size
@@ -425,15 +439,18 @@ class _Thread:
             run = self.runs[run_id] = _Run(self, run_id, self.head + 1, self.head)
         running = run.end is None
         time_ms = int(now * 1000)
+        seq = self.head
         for frame in frames:
-            self.head += 1
-            entry = _Held(self.head, run_id, time_ms, frame, _size(frame))
-            self.entries[entry.seq] = entry
-            self.bytes += entry.size
-            self.fold.apply(run_id, frame, entry.size)
+            seq += 1
+            size = _size(frame)
+            entry = self.entries[seq] = _Held(seq, run_id, time_ms, frame, size)
+            self.bytes += size
+            self.fold.apply(run_id, frame, size)
             if type(frame) is not BlockDelta:
                 self._note(run, entry)
-        run.last = self.head
+        run.last = self.head = seq
+        if len(self.entries) > self._retention.entries or self.bytes > self._retention.thread_bytes:
+            self._trim()
         if running and run.end is not None:
             run.ended = now
             return run
@@ -459,7 +476,7 @@ class _Thread:
         run.kept += size
         self._kept += size
 
-    def trim(self) -> None:
+    def _trim(self) -> None:
         """Drop what is over the limits of a thread, oldest first; the newest entry stays."""
         limit = self._retention
         while len(self.entries) > 1 and (
@@ -566,11 +583,14 @@ class _Follower:
         if start > thread.head and thread.closed:
             raise LogClosed("the thread log has been closed")
         self._seq = min(self._seq + limit, thread.head)
-        held = [thread.entries[seq] for seq in range(start, self._seq + 1)]
-        return [
-            entry if isinstance(entry, _Held) else entry.open(self._opened)[seq - entry.first]
-            for seq, entry in enumerate(held, start)
-        ]
+        found: list[Entry] = []
+        for seq in range(start, self._seq + 1):
+            entry = thread.entries[seq]
+            if isinstance(entry, _Pack):
+                found.append(entry.open(self._opened)[seq - entry.first])
+            else:
+                found.append(entry)
+        return found
 
     def close(self) -> None:
         """Stop following; `wake` is not called again."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import count
 from typing import Any, ClassVar, TypeAlias
 
@@ -35,6 +36,7 @@ from langgraph_ws.frames import (
     Frame,
     MessageFinished,
     MessageStarted,
+    Namespace,
     RunFinished,
 )
 from langgraph_ws.log import Entry, Position
@@ -124,17 +126,15 @@ class _Waiting:
 
     def encode(self) -> bytes:
         """The message that tells of them."""
-        entry = self.entry
+        entry, frame = self.entry, self.frame
         if self.whole is not None:
             # Not kept with the entry: texts that grow by a word each would add up to its square.
-            return self._dumps(self._so_far(self.whole))
-        if self.first != entry.seq:
-            return self._dumps({"delta": "".join(self.parts), "offset": self.offset})
-        data = entry.encoded.get("chat")
-        if data is None:
-            data = self._dumps({"delta": self.frame.text, "offset": self.offset})
-            entry.encoded["chat"] = data
-        return data
+            said = self._so_far(self.whole)
+        elif self.first == entry.seq:
+            return _delta_message(entry, frame)
+        else:
+            said = {"delta": "".join(self.parts), "offset": self.offset}
+        return _message(entry, frame, said, self.first)
 
     def _so_far(self, whole: _Open) -> Json:
         frame = self.frame
@@ -143,18 +143,69 @@ class _Waiting:
         block = whole.blocks[frame.index]
         return block.call | {"arguments": block.text()}
 
-    def _dumps(self, said: Json) -> bytes:
-        entry, frame = self.entry, self.frame
-        data: Json = {"message_id": frame.message_id, "index": frame.index}
-        data |= task(frame)
-        if frame.kind == "tool_call":
-            data["status"] = "arguments"
-        data |= said
-        message: Json = {"type": frame.kind, "run_id": entry.run_id, "seq": entry.seq}
-        if self.first != entry.seq:
-            message["from_seq"] = self.first
-        message["data"] = data
-        return dumps(message)
+
+def _message(entry: Entry, frame: BlockDelta, said: Json, first: int) -> bytes:
+    """A message that tells of the deltas from `first` on."""
+    message: Json = {"type": frame.kind, "run_id": entry.run_id, "seq": entry.seq}
+    if first != entry.seq:
+        message["from_seq"] = first
+    message["data"] = _about(frame) | said
+    return dumps(message)
+
+
+def _about(frame: BlockDelta) -> Json:
+    """What the message of a delta says beside its text."""
+    data = {"message_id": frame.message_id, "index": frame.index} | task(frame)
+    return data | {"status": "arguments"} if frame.kind == "tool_call" else data
+
+
+def _delta_message(entry: Entry, frame: BlockDelta) -> bytes:
+    """The message of one delta, made once for all who follow: the way of nearly every token."""
+    data = entry.encoded.get("chat")
+    if data is None:
+        try:
+            before, between = _around(
+                entry.run_id,
+                frame.message_id,
+                frame.index,
+                frame.kind,
+                frame.node,
+                frame.namespace,
+                frame.task_id,
+            )
+            said = before, entry.seq, between, dumps(frame.text), frame.offset
+            data = b'%b%d%b%b,"offset":%d}}' % said
+        except TypeError:  # a mapper made it, of something else than it should
+            more = {"delta": frame.text, "offset": frame.offset}
+            data = _message(entry, frame, more, entry.seq)
+        entry.encoded["chat"] = data
+    return data
+
+
+@lru_cache(maxsize=1_000)
+def _around(
+    run_id: str,
+    message_id: str,
+    index: int,
+    kind: BlockKind,
+    node: str | None,
+    namespace: Namespace,
+    task_id: str | None,
+) -> tuple[bytes, bytes]:
+    """What stands before the `seq` of a message with a delta, and between that and its text."""
+    frame = BlockDelta(
+        message_id=message_id,
+        index=index,
+        kind=kind,
+        text="",
+        offset=0,
+        node=node,
+        namespace=namespace,
+        task_id=task_id,
+    )
+    about = dumps(_about(frame)).removesuffix(b"}")
+    run = dumps({"type": kind, "run_id": run_id}).removesuffix(b"}")
+    return run + b',"seq":', b',"data":' + about + b',"delta":'
 
 
 _Key: TypeAlias = tuple[str, BlockKind, int]
@@ -201,6 +252,11 @@ class _Feed:
 
     def send(self, entries: Sequence[Entry]) -> list[bytes]:
         """The messages for the next entries."""
+        if len(entries) == 1 and not self._open:
+            entry = entries[0]
+            frame = entry.frame
+            if type(frame) is BlockDelta and frame.kind != "media":
+                return [_delta_message(entry, frame)] if entry.seq > self._after else []
         out: list[bytes] = []
         waiting: dict[_Key, _Waiting] = {}
         for entry in entries:
