@@ -17,8 +17,8 @@ from tests.servers import redis_server
 Scenario = Callable[[], Awaitable[str]]
 
 
-def table(*, quick: bool) -> list[tuple[str, Scenario]]:
-    """What is done."""
+def table(*, quick: bool, soak_s: float | None = None) -> list[tuple[str, Scenario]]:
+    """What is done; `soak_s`: for how many seconds each soak lasts, None: as long as it does."""
 
     def pick(few: int, all_of_them: int) -> int:
         return few if quick else all_of_them
@@ -26,7 +26,7 @@ def table(*, quick: bool) -> list[tuple[str, Scenario]]:
     async def soak_redis() -> str:
         with tempfile.TemporaryDirectory() as directory, redis_server(Path(directory)) as redis:
             return await scenarios.soak(
-                seconds=pick(12, 180), clients=pick(10, 50), redis=redis.url
+                seconds=soak_s or pick(12, 180), clients=pick(10, 50), redis=redis.url
             )
 
     return [
@@ -49,7 +49,7 @@ def table(*, quick: bool) -> list[tuple[str, Scenario]]:
         ),
         (
             "soak, log in memory",
-            lambda: scenarios.soak(seconds=pick(12, 300), clients=pick(10, 50)),
+            lambda: scenarios.soak(seconds=soak_s or pick(12, 300), clients=pick(10, 50)),
         ),
         ("soak, log in Redis", soak_redis),
     ]
@@ -59,11 +59,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of each")
     parser.add_argument("--only", default="", help="those whose name holds this")
+    parser.add_argument("--soak", type=float, help="minutes of each soak (default: 5 and 3)")
     options = parser.parse_args()
+    soak_s = options.soak and options.soak * 60
     rows: list[tuple[str, str]] = []
     failed = 0
     began = time.monotonic()
-    for name, scenario in table(quick=options.quick):
+    for name, scenario in table(quick=options.quick, soak_s=soak_s):
         if options.only.lower() not in name.lower():
             continue
         try:
