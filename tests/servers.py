@@ -92,6 +92,78 @@ def redis_server(directory: Path, *, appendonly: bool = False) -> Iterator[Redis
         server.stop()
 
 
+class SentinelGroup:
+    """A Redis, a replica of it, and a sentinel that makes the replica the master when it is gone.
+
+    Attributes:
+        url: For the log.
+        port: Of the sentinel.
+        master: The Redis that is the master at first.
+    """
+
+    def __init__(
+        self, directory: Path, master: RedisServer, replica: RedisServer, secret: str
+    ) -> None:
+        self.master = master
+        self._replica = replica
+        self._secret = secret
+        self.port = free_port()
+        self._settings = directory / "sentinel.conf"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"redis+sentinel://127.0.0.1:{self.port}/chat/0"
+
+    def start(self) -> None:
+        about = self.master.port
+        self._settings.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self._settings.parent}\nloglevel warning\n"
+            f"sentinel monitor chat 127.0.0.1 {about} 1\n"
+            "sentinel down-after-milliseconds chat 400\nsentinel failover-timeout chat 3000\n"
+            + (f"requirepass {self._secret}\n" if self._secret else "")
+        )
+        self._tell(about, "CONFIG SET repl-diskless-sync-delay 0")
+        self._tell(self._replica.port, f"REPLICAOF 127.0.0.1 {about}")
+        self._wait(about, "INFO replication", "state=online")
+        self._process = subprocess.Popen(
+            [self.master.program, str(self._settings), "--sentinel"], stdout=subprocess.DEVNULL
+        )
+        login = f"AUTH {self._secret}\r\n" if self._secret else ""
+        self._wait(self.port, f"{login}SENTINEL MASTER chat", "num-slaves\r\n$1\r\n1")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait(self, port: int, command: str, expected: str) -> None:
+        deadline = time.monotonic() + 30
+        while expected not in self._tell(port, command):
+            assert time.monotonic() < deadline, f"{command}: no {expected!r}"
+            time.sleep(0.05)
+
+    @staticmethod
+    def _tell(port: int, command: str) -> str:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 2) as connection:
+                connection.sendall(command.encode() + b"\r\n")
+                return connection.recv(65_536).decode()
+        except OSError:
+            return ""
+
+
+@contextmanager
+def sentinel_group(directory: Path, secret: str = "") -> Iterator[SentinelGroup]:
+    """Such a group that runs; `secret`: what the sentinel asks for."""
+    for name in ("master", "replica"):
+        (directory / name).mkdir()
+    with redis_server(directory / "master") as master, redis_server(directory / "replica") as other:
+        group = SentinelGroup(directory, master, other, secret)
+        try:
+            group.start()
+            yield group
+        finally:
+            group.stop()
+
+
 class PostgresServer:
     """A PostgreSQL of its own; it does not run as root, and never syncs."""
 

@@ -83,6 +83,12 @@ async def test_a_killed_redis(tmp_path: Path, redis: RedisServer, postgres: Post
     await scenarios.kill_redis(tmp_path, redis, postgres.url, kills=2)
 
 
+async def test_a_killed_master(
+    tmp_path: Path, redis: RedisServer, postgres: PostgresServer
+) -> None:
+    await scenarios.fail_over(tmp_path, redis, postgres.url, times=1)
+
+
 async def test_a_wiped_redis(tmp_path: Path, redis: RedisServer, postgres: PostgresServer) -> None:
     await scenarios.wipe_redis(tmp_path, redis, postgres.url, times=1)
 

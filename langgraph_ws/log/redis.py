@@ -44,9 +44,9 @@ from langgraph_ws.log import (
 )
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
+from langgraph_ws.log.redis_pool import COMMAND_S
 from langgraph_ws.log.redis_registry import RedisRegistry
 from langgraph_ws.log.redis_server import (
-    COMMAND_S,
     PAUSES_S,
     Server,
     number,
@@ -89,7 +89,10 @@ class RedisThreadLog(ThreadLog):
     to `noeviction`. Routes that serve different graphs need prefixes of their own.
 
     Args:
-        url: Where Redis is: `redis://`, `rediss://` or `unix://`, as redis-py takes it.
+        url: Where Redis is: `redis://`, `rediss://` or `unix://`, as redis-py takes it; or
+            `redis+sentinel://host:port,host:port/name/db` (`rediss+…`), where sentinels at these
+            addresses know the master by this name. User and password are those of Redis; those of
+            the sentinels are `sentinel_username` and `sentinel_password` in the query.
         retention: How much is kept; `total_bytes` bounds what this process has written.
         prefix: What every key begins with.
         lease: Seconds after which a run is taken over whose process does not answer any more.

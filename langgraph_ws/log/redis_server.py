@@ -7,11 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from hiredis import pack_command
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
     MasterDownError,
@@ -22,12 +18,11 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from langgraph_ws.errors import ConfigurationError, LogClosed, LogFailed, LogUnavailable
+from langgraph_ws.errors import LogClosed, LogFailed, LogUnavailable
+from langgraph_ws.log.redis_pool import COMMAND_S, Address
 
-__all__ = ["COMMAND_S", "PAUSES_S", "Server", "number", "some_at_once", "text"]
+__all__ = ["PAUSES_S", "Server", "number", "some_at_once", "text"]
 
-COMMAND_S = 2.0
-"""How long Redis may take for one command; a frozen one is noticed then."""
 PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Between attempts to reach Redis; the last again and again."""
 _AT_ONCE = 8
@@ -44,9 +39,6 @@ is running; and within a script, whose errors Redis 6.2 wraps in its own."""
 class Server:
     """Redis, with what may pass tried again: everything that is sent can be sent twice.
 
-    redis-py's own retries (ten of them, silent) would send again what must not be done twice, and
-    outlast any limit (redis-py 8.1).
-
     Args:
         url: Where Redis is.
         patience: Seconds that it may be away before what needs it fails.
@@ -57,19 +49,9 @@ class Server:
     """
 
     def __init__(self, url: str, patience: float, connections: int) -> None:
-        self._url = url
+        self._address = Address(url)
         self._patience = patience
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=connections,
-                timeout=COMMAND_S,
-                **_options(COMMAND_S),
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"url: {error}") from None
-        pool.connection_class = _packing(pool.connection_class)
-        self._redis = Redis(connection_pool=pool)
+        self._redis = self._address.client(connections, COMMAND_S)
         self._scripts: dict[str, str] = {}
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._sender: asyncio.Task[None] | None = None
@@ -97,13 +79,11 @@ class Server:
         if self._sender is not None:
             await asyncio.wait({self._sender})
         await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        await self._address.close()
 
     def blocking(self, seconds: float) -> Redis:
         """A client of one connection whose commands may wait so long."""
-        return Redis.from_url(
-            self._url, single_connection_client=True, **_options(seconds + COMMAND_S)
-        )
+        return self._address.client(1, seconds + COMMAND_S)
 
     async def run(self, script: str, keys: Sequence[bytes], *arguments: Any) -> Any:
         """Run a script."""
@@ -183,32 +163,8 @@ class Server:
                 return reply
 
 
-def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Connections of a kind whose commands are packed by hiredis.
-
-    The asyncio side of redis-py (8.1) has hiredis read, but packs argument by argument in Python,
-    which took four times as long for a script with its keys.
-    """
-
-    class Packing(kind):  # type: ignore[misc,valid-type]
-        def pack_command(self, *args: Any) -> list[bytes]:
-            name, *arguments = args
-            return [pack_command((*name.encode().split(), *arguments))]
-
-    return Packing
-
-
 def _may_pass(error: RedisError) -> bool:
     return isinstance(error, _TRANSIENT) or bool(_REFUSED_FOR_NOW.search(str(error)))
-
-
-def _options(timeout: float) -> dict[str, Any]:
-    return {
-        "socket_timeout": timeout,
-        "socket_connect_timeout": COMMAND_S,
-        "retry": Retry(NoBackoff(), 0),
-        "health_check_interval": 0,
-    }
 
 
 async def some_at_once(works: Iterable[Awaitable[object]]) -> None:

@@ -71,6 +71,11 @@ def table(quick: bool) -> list[tuple[str, str, Scenario]]:
             lambda *where: scenarios.kill_redis(*where, kills=few * 2 or 20),
         ),
         (
+            "kill -9 of Redis's master, under a sentinel",
+            "PostgreSQL",
+            lambda *where: scenarios.fail_over(*where, times=few or 8),
+        ),
+        (
             "Redis wiped in mid-run",
             "PostgreSQL",
             lambda *where: scenarios.wipe_redis(*where, times=few or 6),

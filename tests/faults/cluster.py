@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,9 +220,11 @@ async def cluster(
         await made.stop()
 
 
-async def converse(client: Client, thread_id: str) -> list[Run]:
+async def converse(
+    client: Client, thread_id: str, on_gap: Callable[[Any], object] | None = None
+) -> list[Run]:
     """A whole conversation: a question, and the answer to what the graph asks; its two runs."""
-    return await answer_all(await client.new_chat("go", thread_id=thread_id))
+    return await answer_all(await client.new_chat("go", thread_id=thread_id, on_gap=on_gap))
 
 
 async def answer_all(first: Run) -> list[Run]:

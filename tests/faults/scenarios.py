@@ -35,7 +35,7 @@ from tests.faults.cluster import (
     cluster,
     converse,
 )
-from tests.servers import RedisServer, free_port
+from tests.servers import RedisServer, free_port, sentinel_group
 
 T = TypeVar("T")
 
@@ -451,6 +451,36 @@ async def kill_redis(directory: Path, redis: RedisServer, checkpoints: str, *, k
             _, attempts = await check_all(made, runs, threads)
             assert attempts == 0
     return f"{kills} kills during {number} conversations: nothing lost, no take-over"
+
+
+async def fail_over(directory: Path, _: RedisServer, checkpoints: str, *, times: int) -> str:
+    """kill -9 of a master of Redis; sentinels make its replica the master, and all goes on."""
+    chance = random.Random(9)
+    gaps: list[object] = []
+    longest = 0.0
+    for number in range(times):
+        place = directory / f"group{number}"
+        place.mkdir()
+        with sentinel_group(place) as group:
+            async with cluster(
+                place, group.url, checkpoints, prefix="over", lease=15.0, delay=0.02
+            ) as made:
+                threads = [f"over-{number}-{n}" for n in range(4)]
+                async with made.client() as client:
+                    began = time.monotonic()
+                    tasks = [made.spawn(converse(client, it, gaps.append)) for it in threads]
+                    await asyncio.sleep(chance.uniform(0.2, 1.2))
+                    assert not any(task.done() for task in tasks)
+                    group.master.kill()
+                    await finish_all(made, tasks)
+                    longest = max(longest, time.monotonic() - began)
+                for thread, task in zip(threads, tasks, strict=True):
+                    await made.check_state(thread)
+                    assert made.check_notes([run.run_id for run in task.result()]) == 0
+    return (
+        f"{times} masters killed under {4 * times} conversations: {len(gaps)} gaps told, no node "
+        f"ran twice, every conversation ended with the right state, the slowest in {longest:.1f} s"
+    )
 
 
 async def wipe_redis(directory: Path, redis: RedisServer, checkpoints: str, *, times: int) -> str:

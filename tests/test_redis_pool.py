@@ -1,0 +1,124 @@
+"""Where Redis is: addresses that are understood, those that are not, and sentinels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from langgraph_ws.errors import ConfigurationError
+from langgraph_ws.log.redis_pool import Address
+from tests.servers import redis_server, sentinel_group
+
+
+@asynccontextmanager
+async def connected(url: str, connections: int = 1) -> AsyncIterator[Redis]:
+    address = Address(url)
+    try:
+        async with address.client(connections, 2.0) as client:
+            yield client
+    finally:
+        await address.close()
+
+
+def pool(url: str) -> Any:
+    return Address(url).client(3, 1.0).connection_pool
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost",
+        "redis://localhost:port",
+        "redis+sentinel://localhost",
+        "redis+sentinel://localhost/",
+        "redis+sentinel:///chat",
+        "redis+sentinel://:26379/chat",
+        "redis+sentinel://a,,b/chat",
+        "redis+sentinel://a:x/chat",
+        "redis+sentinel://a/chat/one",
+        "http+sentinel://a/chat",
+        "redis+sentinel://a/chat?db=one",
+    ],
+)
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="url: "):
+        Address(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("redis+sentinel://a/chat", {}),
+        ("redis+sentinel://a/chat/3", {"db": 3}),
+        ("redis+sentinel://a/chat?db=3&client_name=me", {"db": 3, "client_name": "me"}),
+        ("redis+sentinel://me:s%40t@a/chat", {"username": "me", "password": "s@t"}),
+        ("redis+sentinel://:s@a/chat", {"password": "s"}),
+    ],
+)
+def test_what_sentinels_do_not_say_of_the_master(url: str, options: dict[str, Any]) -> None:
+    made = pool(url)
+    names = ("db", "client_name", "username", "password", "host")
+    assert {it: made.connection_kwargs[it] for it in names if it in made.connection_kwargs} == (
+        options
+    )
+    assert made.max_connections == 3
+    assert made.service_name == "chat"
+
+
+def test_several_sentinels() -> None:
+    made = pool("redis+sentinel://a,b:7,[::1]:8/a%20chat")
+    assert made.service_name == "a chat"
+    assert [
+        (it.connection_pool.connection_kwargs["host"], it.connection_pool.connection_kwargs["port"])
+        for it in made.sentinel_manager.sentinels
+    ] == [("a", 26_379), ("b", 7), ("::1", 8)]
+
+
+def test_what_sentinels_ask_for() -> None:
+    url = "rediss+sentinel://:theirs@a/chat?sentinel_username=u&sentinel_password=p"
+    made = pool(f"{url}&ssl_ca_certs=ours.pem")
+    [sentinel] = made.sentinel_manager.sentinels
+    asked = sentinel.connection_pool.connection_kwargs
+    assert (asked["username"], asked["password"], asked["ssl_ca_certs"]) == ("u", "p", "ours.pem")
+    assert made.connection_kwargs["password"] == "theirs"
+    assert made.connection_kwargs["ssl_ca_certs"] == "ours.pem"
+    for each in (made, sentinel.connection_pool):
+        assert any("SSL" in kind.__name__ for kind in each.connection_class.__mro__)
+
+
+async def test_who_needs_one_more_connection_waits_for_it(tmp_path: Path) -> None:
+    with sentinel_group(tmp_path) as group:
+        async with connected(group.url, 2) as client, Redis.from_url(group.master.url) as master:
+            before = (await master.info("stats"))["total_connections_received"]
+            await asyncio.gather(*(client.incr("n") for _ in range(50)))
+            assert await client.get("n") == b"50"
+            after = (await master.info("stats"))["total_connections_received"]
+    assert after - before <= 4  # two of ours, and what the sentinel may have made meanwhile
+
+
+async def test_a_secret_of_the_sentinels(tmp_path: Path) -> None:
+    with sentinel_group(tmp_path, "s3") as group:
+        async with connected(f"{group.url}?sentinel_password=s3") as client:
+            assert await client.get("n") is None
+        async with connected(group.url) as client:
+            with pytest.raises(RedisConnectionError):
+                await client.get("n")
+
+
+async def test_commands_are_packed_as_redis_takes_them(tmp_path: Path) -> None:
+    values = [b"\x00\xff", "€", 12, 0.5, b"x" * 70_000]
+    with redis_server(tmp_path) as redis:
+        async with connected(redis.url) as client:
+            await client.config_set("lfu-log-factor", 7)  # a command of two words, and a number
+            assert await client.config_get("lfu-log-factor") == {"lfu-log-factor": "7"}
+            for value in values:
+                await cast("Any", client).rpush("l", value)
+            kept = await cast("Any", client).lrange("l", 0, -1)
+    assert kept == [b"\x00\xff", "€".encode(), b"12", b"0.5", b"x" * 70_000]
