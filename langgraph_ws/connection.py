@@ -587,8 +587,11 @@ class Connection:
         try:
             messages = self._threads.take()
             if len(messages) == 1:
-                self._count(messages[0])
-                transport.write(_text_frame(messages[0]))
+                frame = _text_frame(messages[0])
+                transport.write(frame)
+                self._messages += 1
+                self._sent += len(frame)
+                self._sent_at = self._loop.time()
             else:
                 self._put(messages)
         except Exception:

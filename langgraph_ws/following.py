@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from langgraph_ws.commands import (
@@ -57,13 +58,8 @@ class _Follow:
     identity: Identity
     thread_id: str
     run_id: str | None
-    notify: Callable[[_Follow], None]
     cursor: Follower | None = None
     until: int | None = None
-
-    def wake(self) -> None:
-        """There is something to read."""
-        self.notify(self)
 
     def close(self) -> None:
         if self.cursor is not None:
@@ -172,9 +168,6 @@ class Threads:
             return []
         if len(entries) == _BATCH:
             self._ready[follow] = None
-        return self._show(follow, entries)
-
-    def _show(self, follow: _Follow, entries: list[Entry]) -> list[bytes]:
         if follow.run_id is not None:
             entries = [entry for entry in entries if entry.run_id == follow.run_id]
             if self._is_over(follow, entries):
@@ -303,7 +296,7 @@ class Threads:
 
     async def _follow(self, identity: Identity, token: int, info: RunInfo, wanted: _Wanted) -> bool:
         """Follow from where it is wanted, or else from a snapshot; whether the former."""
-        follow = _Follow(identity, info.thread_id, wanted.only, self._notify)
+        follow = _Follow(identity, info.thread_id, wanted.only)
         if wanted.only is not None and info.status in _ENDED:
             follow.until = info.position.seq
         gap = None
@@ -328,11 +321,11 @@ class Threads:
             GapError: There is none to be had.
             TooSlow: The oldest entry is never held long enough.
         """
-        runs = self._runs
+        runs, wake = self._runs, partial(self._notify, follow)
         for _ in range(_RETRIES):
             try:
                 follow.cursor = await runs.follow(
-                    follow.identity, follow.thread_id, begin, follow.wake, rewind=wanted.rewind
+                    follow.identity, follow.thread_id, begin, wake, rewind=wanted.rewind
                 )
             except GapError:
                 if not wanted.held:
@@ -387,11 +380,12 @@ class Threads:
 
     async def _snapshot(self, follow: _Follow) -> tuple[Snapshot, Follower]:
         """A snapshot, and a cursor that goes on from it."""
+        wake = partial(self._notify, follow)
         for _ in range(_RETRIES):
             snapshot = await self._runs.snapshot(follow.identity, follow.thread_id)
             try:
                 cursor = await self._runs.follow(
-                    follow.identity, follow.thread_id, snapshot.position, follow.wake
+                    follow.identity, follow.thread_id, snapshot.position, wake
                 )
             except GapError:
                 continue

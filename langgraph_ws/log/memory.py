@@ -442,12 +442,15 @@ class _Thread:
         seq = self.head
         for frame in frames:
             seq += 1
-            size = _size(frame)
-            entry = self.entries[seq] = _Held(seq, run_id, time_ms, frame, size)
+            if type(frame) is BlockDelta:
+                size = _ENTRY_BYTES + len(frame.text)
+                self.entries[seq] = _Held(seq, run_id, time_ms, frame, size)
+            else:
+                size = _size(frame)
+                entry = self.entries[seq] = _Held(seq, run_id, time_ms, frame, size)
+                self._note(run, entry)
             self.bytes += size
             self.fold.apply(run_id, frame, size)
-            if type(frame) is not BlockDelta:
-                self._note(run, entry)
         run.last = self.head = seq
         if len(self.entries) > self._retention.entries or self.bytes > self._retention.thread_bytes:
             self._trim()
@@ -645,7 +648,5 @@ def _goes_on(frame: Frame, proven: Frame | None) -> bool:
 
 
 def _size(frame: Frame) -> int:
-    """About how many bytes an entry with this frame takes."""
-    if type(frame) is BlockDelta:
-        return _ENTRY_BYTES + len(frame.text)
+    """About how many bytes an entry with this frame, which is no delta, takes."""
     return _ENTRY_BYTES + len(dumps(encode_frame(frame)))
