@@ -13,6 +13,7 @@ from langgraph_ws.frames import BlockDelta, Frame
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, ThreadLog
 from langgraph_ws.messages import Block
+from langgraph_ws.streaming import MapperError
 
 __all__ = ["Beat", "Sink"]
 
@@ -126,8 +127,12 @@ class Sink:
 
         Raises:
             LogFailed: More waits for the log than may, or the log could not be written.
+            MapperError: The text of a delta is none.
         """
         if isinstance(frame, BlockDelta):
+            if not isinstance(frame.text, str):
+                kind = type(frame.text).__name__
+                raise MapperError(f"text of a BlockDelta: expected a str, got {kind}")
             self.add_text(frame.text, frame)
         elif self._takes():
             self._fold()
@@ -244,6 +249,7 @@ class Sink:
         except Exception as error:
             self._fail(error)
             self._wake.set()
+        self._wrote.set()
 
     def _take(self) -> list[Frame]:
         """What waits, which is about to be written."""

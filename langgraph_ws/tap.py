@@ -120,7 +120,8 @@ if TYPE_CHECKING or _MISSING is None:
             **kwargs: Any,
         ) -> None:
             """Pass on the chunk of a message whose beginning was heard."""
-            if not isinstance(chunk, ChatGenerationChunk):
+            meta = self.metadata.get(run_id)
+            if meta is None or not isinstance(chunk, ChatGenerationChunk):
                 return
             message = chunk.message
             if (
@@ -128,9 +129,6 @@ if TYPE_CHECKING or _MISSING is None:
                 and type(message) is AIMessageChunk
                 and self.grow(message)
             ):
-                return
-            meta = self.metadata.get(run_id)
-            if meta is None:
                 return
             if message.id is None:
                 message.id = str(uuid4())

@@ -129,6 +129,11 @@ class SentinelGroup:
         login = f"AUTH {self._secret}\r\n" if self._secret else ""
         self._wait(self.port, f"{login}SENTINEL MASTER chat", "num-slaves\r\n$1\r\n1")
 
+    def fail_over(self) -> None:
+        """Kill the master, and wait until the replica is one."""
+        self.master.kill()
+        self._wait(self.port, "SENTINEL GET-MASTER-ADDR-BY-NAME chat", str(self._replica.port))
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic.alias_generators import to_snake
 
+from langgraph_ws.codec import plain
 from langgraph_ws.commands import (
     Attach,
     Attached,
@@ -693,6 +694,16 @@ def test_viewers_share_the_bytes() -> None:
     assert all(
         a is b for one, two in zip(*heard, strict=True) for a, b in zip(one, two, strict=True)
     )
+
+
+@pytest.mark.parametrize("number", [1, 1.0, True, 1.5, 2**60])
+def test_numbers_of_a_mapper_stay_what_they_are(number: Any) -> None:
+    session = ChatSession()
+    follow(session, "delta")
+    frame = BlockDelta(message_id="m-1", index=number, kind="text", text="x", offset=number)
+    [message] = decoded(session.send("t-1", entries([frame])))
+    for name in ("index", "offset"):
+        assert repr(message["data"][name]) == repr(plain(number))
 
 
 def test_a_delta_of_a_mapper_need_not_be_as_ours() -> None:

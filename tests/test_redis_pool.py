@@ -44,6 +44,9 @@ def pool(url: str) -> Any:
         "redis+sentinel://a:x/chat",
         "redis+sentinel://a/chat/one",
         "http+sentinel://a/chat",
+        "redis+sentinel://u:p@a,u:p@b/chat",
+        "redis+sentinel://:s@t@a/chat",
+        "rediss+sentinel://a/chat?ssl_nothing=1",
         "redis+sentinel://a/chat?db=one",
     ],
 )
@@ -60,16 +63,20 @@ def test_what_is_no_address(url: str) -> None:
         ("redis+sentinel://a/chat?db=3&client_name=me", {"db": 3, "client_name": "me"}),
         ("redis+sentinel://me:s%40t@a/chat", {"username": "me", "password": "s@t"}),
         ("redis+sentinel://:s@a/chat", {"password": "s"}),
+        ("redis+sentinel://a/chat?socket_timeout=9&health_check_interval=5", {"socket_timeout": 9}),
     ],
 )
 def test_what_sentinels_do_not_say_of_the_master(url: str, options: dict[str, Any]) -> None:
     made = pool(url)
-    names = ("db", "client_name", "username", "password", "host")
-    assert {it: made.connection_kwargs[it] for it in names if it in made.connection_kwargs} == (
-        options
-    )
+    names = ("db", "client_name", "username", "password", "host", "socket_timeout")
+    told = {it: made.connection_kwargs[it] for it in names if it in made.connection_kwargs}
+    assert told == {"socket_timeout": 1.0} | options
     assert made.max_connections == 3
     assert made.service_name == "chat"
+
+
+def test_a_password_may_look_like_a_scheme() -> None:
+    assert pool("redis://:x+sentinel:y@a/0").connection_kwargs["password"] == "x+sentinel:y"
 
 
 def test_several_sentinels() -> None:
@@ -101,6 +108,32 @@ async def test_who_needs_one_more_connection_waits_for_it(tmp_path: Path) -> Non
             assert await client.get("n") == b"50"
             after = (await master.info("stats"))["total_connections_received"]
     assert after - before <= 4  # two of ours, and what the sentinel may have made meanwhile
+
+
+@pytest.mark.parametrize("options", ["", "?protocol=2"])
+async def test_the_one_who_reads_is_told_when_another_redis_may_answer(
+    tmp_path: Path, options: str
+) -> None:
+    with redis_server(tmp_path) as redis:
+        address = Address(redis.url + options)
+        async with address.reader(2.0) as reader:
+            await reader.set("n", 1)
+            redis.kill()
+            await asyncio.to_thread(redis.start)
+            with pytest.raises(RedisConnectionError):
+                await reader.get("n")
+        await address.close()
+
+
+async def test_the_one_who_reads_is_told_of_another_master(tmp_path: Path) -> None:
+    with sentinel_group(tmp_path) as group:
+        address = Address(group.url)
+        async with address.reader(2.0) as reader:
+            await reader.set("n", 1)
+            await asyncio.to_thread(group.fail_over)
+            with pytest.raises(RedisConnectionError):
+                await reader.get("n")
+        await address.close()
 
 
 async def test_a_secret_of_the_sentinels(tmp_path: Path) -> None:

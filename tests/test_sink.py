@@ -18,6 +18,7 @@ from langgraph_ws.log import Position
 from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.messages import Block, Place
 from langgraph_ws.sink import Beat, Sink
+from langgraph_ws.streaming import MapperError
 
 LONG = 1e9
 NOWHERE = Place(None, (), None)
@@ -276,6 +277,27 @@ async def test_what_waits_is_bounded(limits: dict[str, int]) -> None:
         with pytest.raises(LogFailed):
             for number in range(100):
                 sink.put(delta("0123456789", message=str(number)))
+
+
+async def test_who_waits_for_room_is_told_when_it_was_written_without_the_writer() -> None:
+    async with sinking(kind=MemoryThreadLog, window=0.02) as (sink, _):
+        for number in range(300):
+            sink.put(delta("x", index=number % 2, offset=number // 2))
+        assert sink.crowded
+        began = asyncio.get_running_loop().time()
+        await sink.room()
+        assert asyncio.get_running_loop().time() - began < 0.9, "it had stood still"
+        assert not sink.crowded
+
+
+async def test_a_delta_whose_text_is_none_is_refused() -> None:
+    text: Any = ["a"]
+    async with sinking() as (sink, log):
+        with pytest.raises(MapperError, match="expected a str, got list"):
+            sink.put(delta(text))
+        sink.put(delta("b"))
+        await head(log, 1)
+    assert await logged(log) == [delta("b")]
 
 
 async def test_a_merged_text_is_bounded_too() -> None:

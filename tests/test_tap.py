@@ -316,6 +316,29 @@ async def test_what_fails_past_the_mapper_fails_the_run(monkeypatch: pytest.Monk
     assert [delta.text for delta in only(frames, BlockDelta)] == ["a"]
 
 
+@pytest.mark.parametrize("shown", ["", "*"])
+async def test_what_is_not_to_be_streamed_is_not_heard_under_the_id_of_what_is(shown: str) -> None:
+    """A model that passes on, or hides, what another says to it, with the ids of its chunks."""
+
+    class Passing(Pieces):
+        async def _astream(
+            self, *arguments: Any, **named: Any
+        ) -> AsyncIterator[ChatGenerationChunk]:
+            async for chunk in model.astream("hi", {"tags": ["nostream"]}):
+                if chunk.content:
+                    said = shown or chunk.content
+                    yield ChatGenerationChunk(message=AIMessageChunk(said, id=chunk.id))
+
+    model = Pieces(chunks=[{"content": text, "id": "the same"} for text in "abcd"])
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await Passing(chunks=[]).ainvoke("hi")]}
+
+    graph = line(("node", node))
+    for frames in (await record_tapped(graph, HELLO), await record(graph, HELLO)):
+        assert "".join(it.text for it in only(frames, BlockDelta)) == (shown * 4 or "abcd")
+
+
 async def test_who_maps_messages_otherwise_is_given_each_of_them() -> None:
     class Loud(ChatMapper):
         def on_messages(self, part: Part) -> list[Frame]:

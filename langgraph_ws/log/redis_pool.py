@@ -26,7 +26,7 @@ COMMAND_S = 2.0
 """How long Redis may take for one command; a frozen one is noticed then."""
 _SENTINEL_PORT = 26_379
 _SENTINELS = re.compile(
-    r"(?P<scheme>rediss?)\+sentinel://(?P<user>[^@/]*@)?(?P<hosts>[^/?]+)/(?P<name>[^/?]+)"
+    r"(?P<scheme>rediss?)\+sentinel://(?P<user>[^@/?]*@)?(?P<hosts>[^/?@]+)/(?P<name>[^/?]+)"
     r"(?P<db>/\d*)?(\?(?P<query>.*))?"
 )
 _EXPECTED = "expected redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?…]"
@@ -48,11 +48,11 @@ class Address:
         self._sentinel: Sentinel | None = None
         self._named: Mapping[str, Any] = {}
         try:
-            if "+sentinel:" in url:
+            if url.partition("://")[0].endswith("+sentinel"):
                 self._named = self._ask_sentinels(url)
             else:
                 parse_url(url)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ConfigurationError(f"url: {error}") from None
 
     def client(self, connections: int, timeout: float) -> Redis:
@@ -62,13 +62,26 @@ class Address:
             connections: How many it may have at once; who needs one more waits for it.
             timeout: Seconds that a command may take.
         """
+        return Redis.from_pool(self._pool(connections, timeout))
+
+    def reader(self, timeout: float) -> Redis:
+        """A client of one connection, whose loss is an error and never mended without a word.
+
+        Args:
+            timeout: Seconds that a command may take.
+        """
+        reader = Redis(connection_pool=self._pool(1, timeout), single_connection_client=True)
+        reader.auto_close_connection_pool = True
+        return reader
+
+    def _pool(self, connections: int, timeout: float) -> BlockingConnectionPool:
         options = _options(timeout) | {"max_connections": connections, "timeout": COMMAND_S}
         if self._sentinel is None:
             pool = BlockingConnectionPool.from_url(self._url, **options)
         else:
-            pool = _SentinelPool(**self._named, **options)
+            pool = _SentinelPool(**{**options, **self._named})
         pool.connection_class = _packing(pool.connection_class)
-        return Redis.from_pool(pool)
+        return pool
 
     async def close(self) -> None:
         """Let go of the connections to the sentinels."""

@@ -82,8 +82,8 @@ class Server:
         await self._address.close()
 
     def blocking(self, seconds: float) -> Redis:
-        """A client of one connection whose commands may wait so long."""
-        return self._address.client(1, seconds + COMMAND_S)
+        """A client of one connection whose commands may wait so long; its loss is an error."""
+        return self._address.reader(seconds + COMMAND_S)
 
     async def run(self, script: str, keys: Sequence[bytes], *arguments: Any) -> Any:
         """Run a script."""

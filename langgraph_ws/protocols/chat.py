@@ -173,16 +173,16 @@ def _delta_message(entry: Entry, frame: BlockDelta) -> bytes:
                 frame.namespace,
                 frame.task_id,
             )
-            said = before, entry.seq, between, dumps(frame.text), frame.offset
-            data = b'%b%d%b%b,"offset":%d}}' % said
-        except TypeError:  # a mapper made it, of something else than it should
+            said = before, entry.seq, between, dumps(frame.text), dumps(frame.offset)
+            data = b'%b%d%b%b,"offset":%b}}' % said
+        except TypeError:  # a mapper made it, of something that cannot be looked up
             more = {"delta": frame.text, "offset": frame.offset}
             data = _message(entry, frame, more, entry.seq)
         entry.encoded["chat"] = data
     return data
 
 
-@lru_cache(maxsize=1_000)
+@lru_cache(maxsize=1_000, typed=True)
 def _around(
     run_id: str,
     message_id: str,
