@@ -9,10 +9,12 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from langgraph_ws.errors import GapError, LogClosed
 from langgraph_ws.frames import (
+    BlockDelta,
     BlockStarted,
     Custom,
     Frame,
@@ -137,6 +139,41 @@ async def test_entries_of_a_run_that_ended_are_packed_and_read_as_before(
     clock.now += 1_000
     await log.append("u", "r4", [started("r4")])
     assert log.size().entries == 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["m", "n"]),
+            st.integers(0, 1),
+            st.text(max_size=3),
+            st.sampled_from([0, 5, 2**53, -1]),
+        ),
+        min_size=2,
+        max_size=12,
+    )
+)
+def test_deltas_that_go_on_are_packed_and_read_as_before(
+    pieces: list[tuple[str, int, str, int]],
+) -> None:
+    frames = [
+        BlockDelta(message_id=message, index=index, kind="text", text=text, offset=offset)
+        for message, index, text, offset in pieces
+    ]
+
+    async def keep() -> list[Frame]:
+        clock = Clock()
+        log = MemoryThreadLog(clock=clock)
+        await log.append("t", "r", whole_run("r", *frames))
+        clock.now += 11
+        while log._pack(clock.now):
+            pass
+        kept = [entry.frame for entry in await read_all(log, "t")]
+        await log.close()
+        return kept
+
+    kept = asyncio.run(keep())
+    assert [frame for frame in kept if isinstance(frame, BlockDelta)] == frames
 
 
 async def test_packs_are_small(make: Callable[..., MemoryThreadLog], clock: Clock) -> None:

@@ -15,9 +15,9 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
 from langgraph_ws.errors import GapReason, LogClosed
@@ -358,7 +358,7 @@ class _Held(Entry):
 
 
 class _Pack:
-    """Entries of one run that follow one another, as JSON.
+    """Entries of one run that follow one another, as JSON: what is new in each.
 
     Attributes:
         run_id: The run.
@@ -381,10 +381,15 @@ class _Pack:
             if len(opened) == opened.maxlen:
                 opened[0]._entries = None
             opened.append(self)
-            self._entries = [
-                Entry(seq, self.run_id, time_ms, decode_frame(frame))
-                for seq, (time_ms, frame) in enumerate(loads(self._json), self.first)
-            ]
+            entries: list[Entry] = []
+            frame: Any = None
+            for seq, (time_ms, said, *offset) in enumerate(loads(self._json), self.first):
+                if isinstance(said, str):  # a delta that goes on with the one before
+                    frame = replace(frame, text=said, offset=offset[0])
+                else:
+                    frame = decode_frame(said)
+                entries.append(Entry(seq, self.run_id, time_ms, frame))
+            self._entries = entries
         return self._entries
 
 
@@ -511,19 +516,19 @@ class _Thread:
         entries: list[_Held] = []
         encoded: list[bytes] = []
         room = _PACK_BYTES
-        proven: Frame | None = None
+        before: Frame | None = None
         while seq <= last:
             entry = self.entries[seq]
             if (
                 isinstance(entry, _Held)
                 and entry.run_id == run.run_id
-                and (data := _encoded(entry, proven)) is not None
+                and (data := _encoded(entry, before)) is not None
                 and len(data) < room
             ):
                 entries.append(entry)
                 encoded.append(data)
                 room -= len(data) + 1
-                proven = entry.frame
+                before = entry.frame
             elif entries:
                 break
             seq += 1
@@ -614,36 +619,36 @@ def _gap(bounds: Bounds, after: Position | None) -> GapReason | None:
     return "trimmed" if after.seq + 1 < bounds.first else None
 
 
-def _encoded(entry: Entry, proven: Frame | None) -> bytes | None:
+def _encoded(entry: Entry, before: Frame | None) -> bytes | None:
     """An entry as JSON; None: that is not the same, a mapper may make frames of anything.
 
     Args:
         entry: The entry.
-        proven: A frame of which it is known to be the same.
+        before: The frame of the one before it in its pack.
     """
+    frame = entry.frame
     try:
-        data = dumps([entry.time_ms, encode_frame(entry.frame)])
-        if _goes_on(entry.frame, proven):
-            return data
-        is_same = bool(decode_frame(loads(data)[1]) == entry.frame)
+        if type(frame) is BlockDelta and type(before) is BlockDelta and _goes_on(frame, before):
+            return dumps([entry.time_ms, frame.text, frame.offset])
+        data = dumps([entry.time_ms, encode_frame(frame)])
+        is_same = bool(decode_frame(loads(data)[1]) == frame)
     except Exception:  # what is compared may have an `==` of its own
         return None
     return data if is_same else None
 
 
-def _goes_on(frame: Frame, proven: Frame | None) -> bool:
+def _goes_on(frame: BlockDelta, before: BlockDelta) -> bool:
     """Whether two deltas differ in nothing but a text and a number."""
     return (
-        type(frame) is BlockDelta
-        and type(proven) is BlockDelta
-        and type(frame.text) is str
+        type(frame.text) is str
         and type(frame.offset) is int
-        and frame.message_id is proven.message_id
-        and frame.index is proven.index
-        and frame.kind is proven.kind
-        and frame.node is proven.node
-        and frame.namespace is proven.namespace
-        and frame.task_id is proven.task_id
+        and 0 <= frame.offset < 2**53
+        and frame.message_id is before.message_id
+        and frame.index is before.index
+        and frame.kind is before.kind
+        and frame.node is before.node
+        and frame.namespace is before.namespace
+        and frame.task_id is before.task_id
     )
 
 
