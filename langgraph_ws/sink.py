@@ -183,8 +183,11 @@ class Sink:
         waits in a queue that knows no bounds (langgraph 1.2.22).
         """
         await asyncio.sleep(0)
+        if self.crowded:
+            self._flush()  # so much need not wait for the beat
         patience = self._wrote_at + _STANDSTILL_S - self._loop.time()
         if self.crowded and patience > 0:
+            self._wrote.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._wrote.wait()
@@ -249,7 +252,6 @@ class Sink:
         except Exception as error:
             self._fail(error)
             self._wake.set()
-        self._wrote.set()
 
     def _take(self) -> list[Frame]:
         """What waits, which is about to be written."""

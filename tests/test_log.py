@@ -141,12 +141,13 @@ async def test_entries_of_a_run_that_ended_are_packed_and_read_as_before(
     assert log.size().entries == 2
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
             st.sampled_from(["m", "n"]),
             st.integers(0, 1),
-            st.text(max_size=3),
+            st.text(max_size=3) | st.just("\ud83d"),
             st.sampled_from([0, 5, 2**53, -1]),
         ),
         min_size=2,

@@ -79,6 +79,11 @@ def test_a_password_may_look_like_a_scheme() -> None:
     assert pool("redis://:x+sentinel:y@a/0").connection_kwargs["password"] == "x+sentinel:y"
 
 
+def test_who_reads_may_wait_however_long_commands_may_take() -> None:
+    for url in ("redis://a?socket_timeout=1", "redis+sentinel://a/chat?socket_timeout=1"):
+        assert Address(url).reader(4.0).connection_pool.connection_kwargs["socket_timeout"] == 4.0
+
+
 def test_several_sentinels() -> None:
     made = pool("redis+sentinel://a,b:7,[::1]:8/a%20chat")
     assert made.service_name == "a chat"

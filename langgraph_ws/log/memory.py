@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
+from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads, plain
 from langgraph_ws.errors import GapReason, LogClosed
 from langgraph_ws.frames import (
     BlockDelta,
@@ -641,6 +641,7 @@ def _goes_on(frame: BlockDelta, before: BlockDelta) -> bool:
     """Whether two deltas differ in nothing but a text and a number."""
     return (
         type(frame.text) is str
+        and (frame.text.isascii() or plain(frame.text) == frame.text)
         and type(frame.offset) is int
         and 0 <= frame.offset < 2**53
         and frame.message_id is before.message_id

@@ -70,7 +70,9 @@ class Address:
         Args:
             timeout: Seconds that a command may take.
         """
-        reader = Redis(connection_pool=self._pool(1, timeout), single_connection_client=True)
+        pool = self._pool(1, timeout)
+        pool.connection_kwargs["socket_timeout"] = timeout  # whatever the URL says of commands
+        reader = Redis(connection_pool=pool, single_connection_client=True)
         reader.auto_close_connection_pool = True
         return reader
 
