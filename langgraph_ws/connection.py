@@ -586,14 +586,15 @@ class Connection:
             return
         try:
             messages = self._threads.take()
-            if len(messages) == 1:
-                frame = _text_frame(messages[0])
+            for number, message in enumerate(messages, 1):
+                frame = _text_frame(message)
                 transport.write(frame)
                 self._messages += 1
                 self._sent += len(frame)
                 self._sent_at = self._loop.time()
-            else:
-                self._put(messages)
+                if transport.get_write_buffer_size() and number < len(messages):
+                    self._put(messages[number:])
+                    break
         except Exception:
             self._fail_writing()
         if self._threads.ready:
