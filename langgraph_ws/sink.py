@@ -272,7 +272,6 @@ class Sink:
             batch = self._take()
             if not batch:
                 continue
-            self._wrote.clear()
             try:
                 await self.write(batch)
             except Exception as error:
