@@ -42,7 +42,7 @@ from langgraph_ws.commands import (
     StartRun,
 )
 from langgraph_ws.errors import LogClosed, LogFailed, RequestError, refused_by
-from langgraph_ws.following import Lost, Threads, TooSlow
+from langgraph_ws.following import Follow, Lost, Threads, TooSlow
 from langgraph_ws.gate import is_expired
 from langgraph_ws.handshake import Place, log_refused_secret
 from langgraph_ws.limits import Limits
@@ -150,6 +150,7 @@ class Connection:
         "_sent_at",
         "_session",
         "_sleeper",
+        "_swept",
         "_threads",
         "_timing",
         "_trace",
@@ -208,7 +209,7 @@ class Connection:
         self._credit = float(limits.message_burst)
         self._credit_at = now
         self._opened_at = self._heard_at = self._sent_at = self._progress_at = now
-        self._sent = self._flushed = 0
+        self._sent = self._swept = self._flushed = 0
         self._pinged_at: float | None = None
         self._ping_due = False
         self._pong: bytes | None = None
@@ -291,6 +292,8 @@ class Connection:
         if self._transport.is_closing():
             return
         waiting = self._transport.get_write_buffer_size()
+        if self._sent > self._swept:
+            self._swept, self._sent_at = self._sent, now
         flushed = self._sent - waiting
         if not waiting or flushed > self._flushed:
             self._flushed = max(flushed, self._flushed)
@@ -572,7 +575,7 @@ class Connection:
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
-    def _deliver(self) -> None:
+    def _deliver(self, follow: Follow) -> None:
         """Send what a thread has to say, here and now where nothing is in the way.
 
         This is what every viewer of a run costs for each piece of it: no task is woken, and the
@@ -582,23 +585,20 @@ class Connection:
         transport = self._transport
         busy = self._worker is not None or self._sleeper is None or self._news
         if busy or self._compressed or transport.is_closing() or transport.get_write_buffer_size():
-            self._rouse()
+            self._threads.wait(follow)
             return
         try:
-            messages = self._threads.take()
-            for number, message in enumerate(messages, 1):
-                frame = _text_frame(message)
+            messages = self._threads.read(follow)
+            for number, message in enumerate(messages):
+                if number and transport.get_write_buffer_size():
+                    self._put(messages[number:])
+                    break
+                frame = _Framed.frame if message is _Framed.data else _text_frame(message)
                 transport.write(frame)
                 self._messages += 1
                 self._sent += len(frame)
-                self._sent_at = self._loop.time()
-                if transport.get_write_buffer_size() and number < len(messages):
-                    self._put(messages[number:])
-                    break
         except Exception:
             self._fail_writing()
-        if self._threads.ready:
-            self._rouse()
 
     def _fail_writing(self) -> None:
         self._log_fault("a message could not be made or sent")
@@ -629,7 +629,6 @@ class Connection:
         size = len(data)
         self._messages += opcode is WSMsgType.TEXT
         self._sent += size + (2 if size < 126 else 4 if size < 2**16 else 10)
-        self._sent_at = self._loop.time()
 
     async def _say_close(self) -> None:
         ending = self._ending
@@ -645,14 +644,23 @@ class Connection:
             self._transport.abort()
 
 
+class _Framed:
+    """The text frame that was made last: all who follow a thread are sent the same one."""
+
+    data = frame = b""
+
+
 def _text_frame(data: bytes) -> bytes:
     """An unmasked text frame (RFC 6455, 5.2)."""
     size = len(data)
     if size < 126:
-        return b"\x81%c%b" % (size, data)
-    if size < 2**16:
-        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), data)
-    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), data)
+        frame = b"\x81%c%b" % (size, data)
+    elif size < 2**16:
+        frame = b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), data)
+    else:
+        frame = b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), data)
+    _Framed.data, _Framed.frame = data, frame
+    return frame
 
 
 async def _outlast(task: asyncio.Task[None]) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from langgraph_ws.runs import Runs
     from langgraph_ws.session import Session
 
-__all__ = ["Lost", "Threads", "TooSlow"]
+__all__ = ["Follow", "Lost", "Threads", "TooSlow"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TooSlow(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class _Follow:
+class Follow:
     """One followed thread.
 
     `run_id`: only this run is shown; `until`: the `seq` after which nothing of it comes any more;
@@ -62,6 +62,7 @@ class _Follow:
     until: int | None = None
 
     def close(self) -> None:
+        """Read no more of it."""
         if self.cursor is not None:
             self.cursor.close()
             self.cursor = None
@@ -71,7 +72,7 @@ class _Follow:
 class Lost:
     """A followed thread fell out of the log, and has to be mended."""
 
-    follow: _Follow
+    follow: Follow
     gap: GapError
 
 
@@ -84,7 +85,8 @@ class Threads:
         limit: Threads at once.
         send: Takes messages for the client, to be sent before anything that `take` gives later.
         wake: Called when `take` has something.
-        deliver: The same, when it has just been said, in the step in which it is said.
+        deliver: Called with a thread that has just said something, in the step in which it is said,
+            to `read` it now or have it `wait`.
         lost: Called when a thread fell out of the log; `mend` is then to be called.
     """
 
@@ -109,7 +111,7 @@ class Threads:
         limit: int,
         send: Callable[[Sequence[bytes]], None],
         wake: Callable[[], None],
-        deliver: Callable[[], None],
+        deliver: Callable[[Follow], None],
         lost: Callable[[Lost], None],
     ) -> None:
         self._runs = runs
@@ -119,8 +121,8 @@ class Threads:
         self._wake = wake
         self._deliver = deliver
         self._lost = lost
-        self._follows: dict[str, _Follow] = {}
-        self._ready: dict[_Follow, None] = {}
+        self._follows: dict[str, Follow] = {}
+        self._ready: dict[Follow, None] = {}
         self._closed = False
 
     # -- reading ----------------------------------------------------------------------------
@@ -155,10 +157,15 @@ class Threads:
         """The next messages of one thread that has news; those that have take turns."""
         follow = next(iter(self._ready))
         del self._ready[follow]
-        if follow.cursor is None:
+        return self.read(follow)
+
+    def read(self, follow: Follow) -> list[bytes]:
+        """The next messages of one thread."""
+        cursor = follow.cursor
+        if cursor is None:
             return []
         try:
-            entries = follow.cursor.read(_BATCH)
+            entries = cursor.read(_BATCH)
         except GapError as gap:
             follow.close()
             self._lost(Lost(follow, gap))
@@ -166,8 +173,13 @@ class Threads:
         except LogClosed:
             self._drop(follow, dropped=True)
             return []
-        if len(entries) == _BATCH:
-            self._ready[follow] = None
+        if len(entries) == 1 and follow.run_id is None:
+            # The way of nearly every token: keep it short.
+            message = self._session.tell(follow.thread_id, entries[0])
+            if message is not None:
+                return [message]
+        elif len(entries) == _BATCH:
+            self.wait(follow)
         if follow.run_id is not None:
             entries = [entry for entry in entries if entry.run_id == follow.run_id]
             if self._is_over(follow, entries):
@@ -179,7 +191,7 @@ class Threads:
             self._drop(follow, dropped=False)
         return messages
 
-    def _is_over(self, follow: _Follow, entries: list[Entry]) -> bool:
+    def _is_over(self, follow: Follow, entries: list[Entry]) -> bool:
         if entries and isinstance(entries[-1].frame, RunFinished):
             return True
         cursor, until = follow.cursor, follow.until
@@ -276,7 +288,7 @@ class Threads:
             return False
         self._send(messages)
         follow.cursor = cursor
-        self._notify(follow)
+        self._deliver(follow)
         return True
 
     def close(self) -> None:
@@ -296,7 +308,7 @@ class Threads:
 
     async def _follow(self, identity: Identity, token: int, info: RunInfo, wanted: _Wanted) -> bool:
         """Follow from where it is wanted, or else from a snapshot; whether the former."""
-        follow = _Follow(identity, info.thread_id, wanted.only)
+        follow = Follow(identity, info.thread_id, wanted.only)
         if wanted.only is not None and info.status in _ENDED:
             follow.until = info.position.seq
         gap = None
@@ -314,14 +326,14 @@ class Threads:
         await self._follow_snapshot(token, info, wanted, follow, gap)
         return False
 
-    async def _begin(self, follow: _Follow, wanted: _Wanted, begin: Position) -> Position:
+    async def _begin(self, follow: Follow, wanted: _Wanted, begin: Position) -> Position:
         """Give a follow its cursor; the position that it begins at.
 
         Raises:
             GapError: There is none to be had.
             TooSlow: The oldest entry is never held long enough.
         """
-        runs, wake = self._runs, partial(self._notify, follow)
+        runs, wake = self._runs, partial(self._deliver, follow)
         for _ in range(_RETRIES):
             try:
                 follow.cursor = await runs.follow(
@@ -341,7 +353,7 @@ class Threads:
         token: int,
         info: RunInfo,
         wanted: _Wanted,
-        follow: _Follow,
+        follow: Follow,
         gap: GapError | None,
     ) -> None:
         """Follow from a snapshot; of a run that ended, its end is shown all the same."""
@@ -369,7 +381,7 @@ class Threads:
         self._register(follow, messages)
 
     async def _end_of(
-        self, follow: _Follow, run_id: str | None, snapshot: Snapshot
+        self, follow: Follow, run_id: str | None, snapshot: Snapshot
     ) -> tuple[Entry, ...]:
         """How a run ended, where the snapshot already lies behind that."""
         if run_id is None:
@@ -378,9 +390,9 @@ class Threads:
         end = await self._runs.log.result_of(key, run_id)
         return end if end and end[-1].seq <= snapshot.position.seq else ()
 
-    async def _snapshot(self, follow: _Follow) -> tuple[Snapshot, Follower]:
+    async def _snapshot(self, follow: Follow) -> tuple[Snapshot, Follower]:
         """A snapshot, and a cursor that goes on from it."""
-        wake = partial(self._notify, follow)
+        wake = partial(self._deliver, follow)
         for _ in range(_RETRIES):
             snapshot = await self._runs.snapshot(follow.identity, follow.thread_id)
             try:
@@ -392,7 +404,7 @@ class Threads:
             return replace(snapshot, position=cursor.position), cursor
         raise TooSlow
 
-    def _register(self, follow: _Follow, messages: Sequence[bytes]) -> None:
+    def _register(self, follow: Follow, messages: Sequence[bytes]) -> None:
         """Say that a thread is followed, and follow it, in this order and in one step."""
         self._send(messages)
         previous = self._follows.pop(follow.thread_id, None)
@@ -409,7 +421,7 @@ class Threads:
             self._ready[follow] = None
             self._wake()
 
-    def _drop(self, follow: _Follow, *, dropped: bool) -> None:
+    def _drop(self, follow: Follow, *, dropped: bool) -> None:
         follow.close()
         self._ready.pop(follow, None)
         if self._follows.get(follow.thread_id) is follow:
@@ -419,9 +431,10 @@ class Threads:
             except RequestError as error:
                 logger.warning("thread_key refused a thread that was followed: %s", error)
 
-    def _notify(self, follow: _Follow) -> None:
+    def wait(self, follow: Follow) -> None:
+        """Have a thread wait for its turn to be taken."""
         self._ready[follow] = None
-        self._deliver()
+        self._wake()
 
 
 def _within(info: RunInfo, epoch: str) -> RunInfo:

@@ -11,8 +11,9 @@ that the graph changes later changes a frame.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 __all__ = [
     "FRAMES",
@@ -45,6 +46,7 @@ __all__ = [
     "ToolDelta",
     "ToolFinished",
     "ToolStarted",
+    "new_delta",
 ]
 
 RunStatus = Literal["completed", "interrupted", "cancelled", "failed", "drained", "lost"]
@@ -149,6 +151,42 @@ class BlockDelta:
     node: str | None = None
     namespace: Namespace = ()
     task_id: str | None = None
+
+
+class _NewDelta:
+    """A `BlockDelta` in the making.
+
+    A frozen dataclass sets each field with `object.__setattr__`: 1.5 µs instead of 0.3 (CPython
+    3.11), for nearly every token.
+    """
+
+    __slots__ = BlockDelta.__slots__
+
+    def __init__(
+        self,
+        message_id: str,
+        index: int,
+        kind: BlockKind,
+        text: str,
+        offset: int,
+        node: str | None,
+        namespace: Namespace,
+        task_id: str | None,
+    ) -> None:
+        self.message_id = message_id
+        self.index = index
+        self.kind = kind
+        self.text = text
+        self.offset = offset
+        self.node = node
+        self.namespace = namespace
+        self.task_id = task_id
+        self.__class__ = BlockDelta  # type: ignore[assignment]  # which has the same slots
+
+
+new_delta: Callable[[str, int, BlockKind, str, int, str | None, Namespace, str | None], BlockDelta]
+new_delta = cast("Any", _NewDelta)
+"""Makes a `BlockDelta` of its fields, in their order, in a fifth of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,7 @@ at the same time, or of when the message is over: `mapping` tells it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -24,6 +23,7 @@ from langgraph_ws.frames import (
     MessageStarted,
     Namespace,
     Role,
+    new_delta,
 )
 
 __all__ = ["Block", "MessageBuilder", "Place", "place_of", "role_of"]
@@ -100,13 +100,11 @@ class Block:
         index: Its number in the message.
         kind: What it holds.
         length: How many characters have been written of it.
-        delta: Makes the frame of a piece of it, from `text` and `offset`.
     """
 
     __slots__ = (
         "call_id",
         "citations",
-        "delta",
         "finished",
         "index",
         "kind",
@@ -115,6 +113,7 @@ class Block:
         "message_id",
         "name",
         "parts",
+        "place",
     )
 
     def __init__(
@@ -137,14 +136,16 @@ class Block:
         self.citations: list[dict[str, Any]] = []
         self.media: dict[str, Any] = {}
         self.finished: dict[str, Any] | None = None
-        self.delta: Callable[..., BlockDelta] = partial(
-            BlockDelta, message_id=message_id, index=index, kind=kind, **place._asdict()
-        )
+        self.place = place
 
     @property
     def text(self) -> str:
         """All that has been written of it."""
         return "".join(self.parts)
+
+    def delta(self, text: str, offset: int) -> BlockDelta:
+        """The frame of a piece of it."""
+        return new_delta(self.message_id, self.index, self.kind, text, offset, *self.place)
 
     def content(self, *, aborted: bool = False) -> dict[str, Any]:
         """The whole block, as `BlockFinished` describes it."""
@@ -506,7 +507,7 @@ class MessageBuilder:
         offset = block.length
         block.parts.append(text)
         block.length = offset + len(text)
-        return block.delta(text=text, offset=offset)
+        return block.delta(text, offset)
 
     def _note(self, message: BaseMessage) -> None:
         """Keep what a message tells about itself: usage, model, why it ended."""

@@ -118,6 +118,14 @@ class Session(ABC):
     def send(self, thread_id: str, entries: Sequence[Entry]) -> list[bytes]:
         """Take the next entries of a followed thread (only those of one run, where one is)."""
 
+    def tell(self, thread_id: str, entry: Entry) -> bytes | None:
+        """The message for the next entry, where that needs no more than a look at the entry.
+
+        Returns:
+            The message; None: it was not taken, `send` it.
+        """
+        return None
+
     def done_with(self, thread_id: str) -> bool:
         """Whether it has nothing more to tell of a followed thread, which is then left alone."""
         return False

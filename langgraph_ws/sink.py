@@ -29,29 +29,35 @@ _BATCH_BYTES = 1_024
 class Beat:
     """When deltas are written: once in a window, those of all sinks at the same time.
 
-    So one timer does for all of them, and a log in a database is sent what many runs have said in
-    one piece.
+    So one timer does for all of them, a log in a database is sent what many runs have said in one
+    piece, and the code that writes and sends is in the caches of the processor for all but the
+    first.
 
     Args:
-        window: How long a delta may wait, in seconds; 0: none waits.
+        window: How long a delta may wait, in seconds; 0: no longer than the event loop takes to do
+            what is due now, and none is merged with another.
     """
 
     def __init__(self, window: float) -> None:
         self.window = window
         self._waiting: dict[Sink, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def wait(self, sink: Sink, now: float) -> None:
         """Have a sink take its turn when it comes next."""
         self._waiting[sink] = None
         if self._timer is None:
-            at = (now // self.window + 1) * self.window
-            self._timer = asyncio.get_running_loop().call_at(at, self._come)
+            loop = asyncio.get_running_loop()
+            if self.window:
+                at = (now // self.window + 1) * self.window
+                self._timer = loop.call_at(at, self._come)
+            else:
+                self._timer = loop.call_soon(self._come)
 
     def leave(self, sink: Sink) -> None:
         """Have a sink wait no longer."""
         self._waiting.pop(sink, None)
-        if not self._waiting and self._timer is not None:
+        if not self._waiting and self._timer is not None and self.window:
             self._timer.cancel()
             self._timer = None
 
@@ -145,6 +151,8 @@ class Sink:
         Raises:
             LogFailed: As in `put`.
         """
+        if self._texts and not self._window:
+            self._flush()  # none is merged with another
         is_other = block is not self._said
         if is_other and not self._takes():
             return
@@ -161,7 +169,8 @@ class Sink:
             self._flush()
         elif not self._waits and not self._wake.is_set():
             window = self._window
-            if not window or (now := self._loop.time()) // window > self._wrote_at // window:
+            now = self._loop.time()
+            if window and now // window > self._wrote_at // window:
                 self._flush()
             else:
                 self._beat.wait(self, now)
@@ -231,7 +240,7 @@ class Sink:
             return
         text = "".join(texts)
         if isinstance(said, Block):
-            self._pending.append(said.delta(text=text, offset=self._offset))
+            self._pending.append(said.delta(text, self._offset))
         else:
             self._pending.append(said if len(texts) == 1 else replace(said, text=text))
         texts.clear()

@@ -24,7 +24,7 @@ class Frames:
 
     def add_text(self, text: str, block: Block) -> None:
         """Keep it as a delta; nothing waits here, so nothing is merged."""
-        self.put(block.delta(text=text, offset=block.length - len(text)))
+        self.put(block.delta(text, block.length - len(text)))
 
     async def room(self) -> None:
         """There always is."""

@@ -21,7 +21,14 @@ LAYERS = [
     # asynchronous, no network
     {"log.registry"},
     {"log"},
-    {"log.fold", "log.memory_registry", "log.redis_pool", "log.scripts", "commands"},
+    {
+        "log.fold",
+        "log.memory_entries",
+        "log.memory_registry",
+        "log.redis_pool",
+        "log.scripts",
+        "commands",
+    },
     {"log.memory", "log.redis_server"},
     {"log.redis_registry", "log.redis_thread"},
     {"log.redis"},

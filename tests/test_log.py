@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import tracemalloc
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 
 from langgraph_ws.errors import GapError, LogClosed
 from langgraph_ws.frames import (
+    AttemptStarted,
     BlockDelta,
+    BlockFinished,
     BlockStarted,
     Custom,
     Frame,
@@ -29,7 +33,10 @@ from langgraph_ws.frames import (
     Sources,
 )
 from langgraph_ws.log import Bounds, Entry, Position, Retention, ThreadLog
-from langgraph_ws.log.memory import MemoryThreadLog, _Pack
+from langgraph_ws.log.memory import MemoryThreadLog
+from langgraph_ws.log.memory_entries import Pack, Strand
+from langgraph_ws.messages import Block, Place
+from langgraph_ws.view import ThreadView
 from tests.log_suite import (
     ALL,
     Clock,
@@ -37,6 +44,7 @@ from tests.log_suite import (
     Wakes,
     delta,
     ending,
+    frames_of,
     gap,
     log_machine,
     nothing,
@@ -82,6 +90,10 @@ class Incomparable(dict[str, Any]):
     __hash__ = None  # type: ignore[assignment]
 
 
+def custom(place: object) -> Custom:
+    return Custom(name="custom", data=place)
+
+
 def message(name: str, size: int) -> MessageFinished:
     return MessageFinished(message_id=name, content=({"type": "text", "text": "x" * size},))
 
@@ -120,15 +132,15 @@ async def test_entries_of_a_run_that_ended_are_packed_and_read_as_before(
 ) -> None:
     log = make(finished_s=1_000.0)
     for number in range(3):
-        deltas = [delta(str(place)) for place in range(150)]
-        await log.append("t", f"r{number}", whole_run(f"r{number}", *deltas))
+        said = [*map(custom, range(150)), *(delta(str(place)) for place in range(150))]
+        await log.append("t", f"r{number}", whole_run(f"r{number}", *said))
     before = await read_all(log, "t")
     record, size = log._threads["t"], log.size()
     clock.now += 11
     while log._pack(clock.now):
         pass
-    packs = {id(entry) for entry in record.entries.values()}
-    assert len(packs) < 12
+    kept = Counter(type(entry) for entry in {id(e): e for e in record.entries.values()}.values())
+    assert kept == {Pack: 12, Strand: 9}
     after = await read_all(log, "t")
     assert [(e.seq, e.run_id, e.time_ms, e.frame) for e in after] == [
         (e.seq, e.run_id, e.time_ms, e.frame) for e in before
@@ -154,7 +166,7 @@ async def test_entries_of_a_run_that_ended_are_packed_and_read_as_before(
         max_size=12,
     )
 )
-def test_deltas_that_go_on_are_packed_and_read_as_before(
+def test_deltas_are_read_as_they_were_whatever_they_say(
     pieces: list[tuple[str, int, str, int]],
 ) -> None:
     frames = [
@@ -180,12 +192,12 @@ def test_deltas_that_go_on_are_packed_and_read_as_before(
 async def test_packs_are_small(make: Callable[..., MemoryThreadLog], clock: Clock) -> None:
     log = make()
     texts = ["\u00fc" * 10_000] * 20 + ["x" * 200_000] + ["x"] * 200
-    await log.append("t", "r", whole_run("r", *map(delta, texts)))
+    await log.append("t", "r", whole_run("r", *map(custom, texts)))
     before = await read_all(log, "t")
     clock.now += 11
     while log._pack(clock.now):
         pass
-    packs = {id(e): e for e in log._threads["t"].entries.values() if isinstance(e, _Pack)}
+    packs = {id(e): e for e in log._threads["t"].entries.values() if isinstance(e, Pack)}
     assert len(packs) > 10
     for pack in packs.values():
         assert len(pack.sizes) <= 64
@@ -198,8 +210,7 @@ async def test_packing_never_holds_the_loop_for_long(
 ) -> None:
     log = make()
     for number in range(20):
-        deltas = [delta(str(place)) for place in range(500)]
-        await log.append(f"t{number}", "r", whole_run("r", *deltas))
+        await log.append(f"t{number}", "r", whole_run("r", *map(custom, range(500))))
     clock.now += 11
     loop = asyncio.get_running_loop()
     log._sweep(loop)
@@ -216,14 +227,135 @@ async def test_what_json_would_change_is_not_packed(
 ) -> None:
     log = make()
     odd = [Custom(name="odd", data=data) for data in ({1: "one"}, {"a", "b"}, Incomparable())]
-    await log.append("t", "r", whole_run("r", delta(), *odd, delta()))
+    await log.append("t", "r", whole_run("r", custom(1), *odd, custom(2)))
     clock.now += 11
     while log._pack(clock.now):
         pass
     frames = [entry.frame for entry in await read_all(log, "t")]
     assert all(mine is theirs for mine, theirs in zip(frames[2:5], odd, strict=True))
-    assert isinstance(log._threads["t"].entries[1], _Pack)
-    assert isinstance(log._threads["t"].entries[6], _Pack)
+    assert isinstance(log._threads["t"].entries[1], Pack)
+    assert isinstance(log._threads["t"].entries[6], Pack)
+
+
+def said(place: int, text: str, *, at: int = 0) -> BlockDelta:
+    """A delta of one of four blocks, made as a mapper makes them: of the same parts."""
+    return BLOCKS[place].delta(text, at)
+
+
+BLOCKS = [
+    Block(message, index, "text", Place("node", (), "task"))
+    for message in ("m", "n")
+    for index in range(2)
+]
+OPENED: list[Frame] = [
+    *(MessageStarted(message_id=name, role="assistant", task_id="task") for name in ("m", "n")),
+    *(BlockStarted(message_id=b.message_id, index=b.index, kind="text") for b in BLOCKS),
+]
+OTHERS: list[Frame] = [
+    AttemptStarted(attempt=2, rerun_task_ids=("task",), rollback_to=0),
+    MessageFinished(message_id="m"),
+    BlockStarted(message_id="n", index=0, kind="text"),
+    BlockFinished(message_id="n", index=1, kind="text", block={"type": "text", "text": ""}),
+    Custom(name="custom", data=None),
+]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.builds(said, st.integers(0, 3), st.text(max_size=2)) | st.sampled_from(OTHERS),
+        max_size=30,
+    ),
+    st.integers(1, 4),
+)
+def test_what_goes_on_with_the_delta_before_it_adds_up_to_the_same(
+    frames: list[Frame], batch: int
+) -> None:
+    async def see() -> None:
+        log = MemoryThreadLog()
+        expected = ThreadView()
+        follower = await log.follow("t", None, nothing)
+        live: list[Frame] = []
+        for start in range(0, len(frames) + len(OPENED), batch):
+            some = [*OPENED, *frames][start : start + batch]
+            await log.append("t", "r", some)
+            for frame in some:
+                expected.apply("r", frame)
+            live += frames_of(follower.read(100))
+            _, view = await log.view("t")
+            assert view == expected.copy()
+        assert live == [*OPENED, *frames] == frames_of(await read_all(log, "t"))
+        await log.close()
+
+    asyncio.run(see())
+
+
+async def test_a_delta_makes_no_object_that_lives_on(
+    make: Callable[..., MemoryThreadLog],
+) -> None:
+    log = make()
+    await log.append("t", "r", [started(), *OPENED, said(0, "x")])
+    gc.collect()
+    before = len(gc.get_objects())
+    for place in range(10_000 - 10):
+        log.append_now("t", "r", [said(0, f"word {place}")])
+    gc.collect()
+    assert len(gc.get_objects()) - before < 2_000  # 12 for each strand of 64
+
+
+async def test_a_delta_takes_about_what_is_said(make: Callable[..., MemoryThreadLog]) -> None:
+    log = make()
+    await log.append("t", "r", [started(), *OPENED, said(0, "x")])
+    before = log.size().bytes
+    tracemalloc.start()
+    for place in range(5_000):
+        log.append_now("t", "r", [said(0, f"word {place} ", at=place * 10 + 500)])
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken * 0.7 < log.size().bytes - before < taken * 1.4
+
+
+async def test_a_strand_lets_go_of_what_is_dropped(make: Callable[..., MemoryThreadLog]) -> None:
+    log = make(thread_bytes=100_000)
+    await log.append("t", "r", [started(), *OPENED, said(0, "x")])
+    tracemalloc.start()
+    for place in range(200):
+        log.append_now("t", "r", [said(1, str(place % 10) * 50_000)])
+        log._threads["t"].fold.view.runs["r"].open["m"].blocks[1].parts.clear()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 300_000
+    assert log.size().bytes < 100_000
+
+
+async def test_who_was_left_behind_reads_a_strand_in_the_middle(
+    make: Callable[..., MemoryThreadLog],
+) -> None:
+    log = make()
+    await log.append("t", "r", [started(), *OPENED, said(0, "x")])
+    for place in range(200):
+        log.append_now("t", "r", [said(0, str(place), at=place)])
+    epoch = (await log.bounds("t")).epoch
+    for _ in range(2):
+        follower = await log.follow("t", Position(epoch, 100), nothing)
+        found = follower.read(20)
+        assert [(e.seq, e.frame.text, e.frame.offset) for e in found] == [  # type: ignore[union-attr]
+            (seq, str(seq - 9), seq - 9) for seq in range(101, 121)
+        ]
+    other = await log.follow("t", Position(epoch, 120), nothing)
+    assert follower.read(1)[0] is other.read(1)[0]  # made once for all
+
+
+async def test_a_run_that_was_dropped_goes_on_with_nothing(
+    make: Callable[..., MemoryThreadLog], clock: Clock
+) -> None:
+    log = make(finished_s=1, result_s=2)
+    await log.append("t", "r", [*whole_run("r"), said(0, "late")])
+    await log.append("t", "r", [said(0, "later")])
+    clock.advance(10)
+    await log.append("t", "r", [said(0, "latest")])
+    assert len(log._threads["t"].runs) == 1
+    assert (await log.bounds("t"))[1:] == (1, 1)
 
 
 def test_an_entry_shows_what_it_holds() -> None:

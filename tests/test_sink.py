@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -191,9 +192,29 @@ async def test_a_sink_that_fails_in_its_turn_takes_no_turn_from_others(
     await sink.close()
 
 
+async def test_without_a_window_each_piece_goes_out_with_what_else_is_said_in_its_step() -> None:
+    log, beat = MemoryThreadLog(), Beat(0.0)
+    sinks = [Sink(log, f"t{number}", "r", limits=Limits(), beat=beat) for number in range(3)]
+    turns: list[int] = []
+    for number in range(3):
+        await log.follow(f"t{number}", None, partial(turns.append, number))
+    for sink in sinks:
+        sink.put(delta("a"))
+    assert turns == []
+    await asyncio.sleep(0)
+    assert turns == [0, 1, 2]
+    sinks[1].put(delta("b", offset=1))
+    sinks[1].put(delta("c", offset=2))
+    assert turns == [0, 1, 2, 1]
+    await asyncio.sleep(0)
+    assert turns == [0, 1, 2, 1, 1]
+    for sink in sinks:
+        await sink.close()
+
+
 async def test_a_log_that_never_waits_may_fail() -> None:
     class Failing(MemoryThreadLog):
-        def append_now(self, *arguments: Any, **named: Any) -> Position:
+        def append_now(self, *arguments: Any, **named: Any) -> None:
             raise OSError("on purpose")
 
     sink = Sink(Failing(), "t", "r", limits=Limits(), beat=Beat(0.0))
@@ -334,5 +355,7 @@ def test_nothing_is_lost_doubled_or_moved(
             found[message, index] = found.get((message, index), "") + text
         return found
 
+    if kind is MemoryThreadLog:
+        assert said == pieces, "none is merged with another"
     assert texts(said) == texts(pieces)
     assert "".join(text for *_, text in said) == "".join(text for *_, text in pieces)

@@ -241,8 +241,8 @@ class ThreadLog(ABC):
 
     def append_now(
         self, thread: str, run_id: str, frames: Sequence[Frame], *, fence: int | None = None
-    ) -> Position:
-        """The same as `append`, in a log of which `waits` is False."""
+    ) -> None:
+        """The same as `append`, in a log of which `waits` is False; it tells no position."""
         raise NotImplementedError
 
     @abstractmethod

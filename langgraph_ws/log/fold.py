@@ -7,7 +7,7 @@ several processes stores its fold now and then, and every process folds on from 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
@@ -56,6 +56,16 @@ class Fold:
             self._add(run_id, size)
         elif isinstance(frame, RolledBack):
             self._forget_messages(frame.run_id)
+
+    def grow(self, run_id: str, delta: BlockDelta) -> Callable[[str], object]:
+        """What takes the texts of deltas that go on with this one, until another frame comes.
+
+        It does what `apply` would with them, but for `seq`.
+        """
+        run = self.view.runs.get(run_id)
+        message = run.open.get(delta.message_id) if run else None
+        block = message.blocks.get(delta.index) if message else None
+        return block.parts.append if block else _ignore
 
     def forget(self, known: Collection[str]) -> None:
         """Let go of every run but these; pending interrupts stay."""
@@ -115,6 +125,10 @@ class Fold:
     def _forget_messages(self, run_id: str) -> None:
         self._messages = deque(item for item in self._messages if item[0] != run_id)
         self.size = sum(size for _, size in self._messages)
+
+
+def _ignore(_text: str) -> None:
+    """The block is not open, so nothing is known of it."""
 
 
 def _load(data: Mapping[str, Any]) -> Any:

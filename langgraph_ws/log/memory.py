@@ -4,22 +4,18 @@ A thread has a record: its entries by `seq`, its view, its runs and its follower
 holds is bounded twice. The *frames* are what `Retention` speaks of. What is *kept* beside them
 (terminal entries, the folded view) is bounded too, or many short runs would fill the memory with
 results that nobody asks for again.
-
-Entries of runs that ended are packed, some at a time: thousands of objects that live on make every
-full round of Python's garbage collector longer, for all that the process does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from array import array
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads, plain
+from langgraph_ws.codec import dumps, encode_frame
 from langgraph_ws.errors import GapReason, LogClosed
 from langgraph_ws.frames import (
     BlockDelta,
@@ -43,6 +39,16 @@ from langgraph_ws.log import (
     wake_all,
 )
 from langgraph_ws.log.fold import Fold
+from langgraph_ws.log.memory_entries import (
+    DELTA_BYTES,
+    ENTRY_BYTES,
+    Held,
+    Kept,
+    Opened,
+    Pack,
+    Strand,
+    packed,
+)
 from langgraph_ws.log.memory_registry import MemoryRegistry
 from langgraph_ws.view import ThreadView
 
@@ -51,16 +57,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryThreadLog"]
 
-_ENTRY_BYTES = 512
-"""What an entry takes beside its text: entry, frame, their strings and numbers (CPython 3.11)."""
-
 _QUIET_S = 10.0
 """How long a run has to have ended before its entries are packed: those who come back at once read
 them as they are."""
 _PACK_ENTRIES = 64
 _PACK_BYTES = 64 * 1024
-_OPENED = 16
-"""So many packs that were read stay open, for others who come back to the same."""
 _SLICE_S = 0.002
 _PAUSE_S = 0.01
 """For how long a sweep packs before everybody else has a turn, and how long that lasts."""
@@ -97,7 +98,7 @@ class MemoryThreadLog(ThreadLog):
         self._with_frames: deque[_Run] = deque()  # ended, frames not yet dropped; oldest end first
         self._with_result: deque[_Run] = deque()  # ended, not yet forgotten; oldest end first
         self._unpacked: deque[_Run] = deque()  # ended, entries not yet packed; oldest end first
-        self._opened: deque[_Pack] = deque(maxlen=_OPENED)
+        self._opened = Opened()
         self._waiting: dict[_Thread, int] = {}  # nothing left but interrupts, which take so much
         self._bytes = 0
         self._kept = 0
@@ -142,20 +143,36 @@ class MemoryThreadLog(ThreadLog):
         self, thread: str, run_id: str, frames: Sequence[Frame], *, fence: int | None = None
     ) -> Position:
         """Write frames to the end of the log; when it returns, every follower may see them."""
-        return self.append_now(thread, run_id, frames, fence=fence)
+        self.append_now(thread, run_id, frames, fence=fence)
+        bounds = self._bounds(self._threads.get(thread))
+        return Position(bounds.epoch, bounds.head)
 
     def append_now(
         self, thread: str, run_id: str, frames: Sequence[Frame], *, fence: int | None = None
-    ) -> Position:
+    ) -> None:
         """The same; a log in memory never waits."""
-        self._check_open()
-        self._registry.check(thread, fence)
+        if self._closed:
+            self._check_open()
+        if fence is not None:
+            self._registry.check(thread, fence)
         now = self._clock()
         if now >= self._tidy_at:
             self._tidy(now)
         if not frames:
-            bounds = self._bounds(self._threads.get(thread))
-            return Position(bounds.epoch, bounds.head)
+            return
+        record = self._threads.get(thread)
+        if record is not None and len(frames) == 1:
+            # The way of nearly every token: keep it short.
+            size = record.bytes
+            if record.go_on(run_id, frames[0], now):
+                self._bytes += record.bytes - size
+                if self._bytes >= self._most:
+                    self._fit()
+                wake_all(record.followers)
+                return
+        wake_all(self._write(thread, run_id, frames, now).followers)
+
+    def _write(self, thread: str, run_id: str, frames: Sequence[Frame], now: float) -> _Thread:
         record = self._record(thread)
         self._kept -= self._waiting.pop(record, 0)
         frame_bytes, kept = record.bytes, record.kept
@@ -168,9 +185,7 @@ class MemoryThreadLog(ThreadLog):
         self._kept += record.kept - kept
         if self._bytes >= self._most or self._kept >= self._most:
             self._fit()
-        position = Position(record.epoch, record.head)
-        wake_all(record.followers)
-        return position
+        return record
 
     async def follow(
         self,
@@ -343,56 +358,6 @@ class MemoryThreadLog(ThreadLog):
             self._threads.pop(thread.key, None)
 
 
-class _Held(Entry):
-    """An entry that knows how many bytes it takes."""
-
-    __slots__ = ("size",)
-
-    def __init__(self, seq: int, run_id: str, time_ms: int, frame: Frame, size: int) -> None:
-        self.seq = seq
-        self.run_id = run_id
-        self.time_ms = time_ms
-        self.frame = frame
-        self.encoded = {}
-        self.size = size
-
-
-class _Pack:
-    """Entries of one run that follow one another, as JSON: what is new in each.
-
-    Attributes:
-        run_id: The run.
-        first: The `seq` of the first.
-        sizes: How many bytes each took, as far as limits are concerned.
-    """
-
-    __slots__ = ("_entries", "_json", "first", "run_id", "sizes")
-
-    def __init__(self, entries: Sequence[_Held], encoded: Sequence[bytes]) -> None:
-        self.run_id = entries[0].run_id
-        self.first = entries[0].seq
-        self.sizes = array("L", [entry.size for entry in entries])
-        self._json = b"[" + b",".join(encoded) + b"]"
-        self._entries: list[Entry] | None = None
-
-    def open(self, opened: deque[_Pack]) -> list[Entry]:
-        """The entries; the packs in `opened` stay so until others push them out of it."""
-        if self._entries is None:
-            if len(opened) == opened.maxlen:
-                opened[0]._entries = None
-            opened.append(self)
-            entries: list[Entry] = []
-            frame: Any = None
-            for seq, (time_ms, said, *offset) in enumerate(loads(self._json), self.first):
-                if isinstance(said, str):  # a delta that goes on with the one before
-                    frame = replace(frame, text=said, offset=offset[0])
-                else:
-                    frame = decode_frame(said)
-                entries.append(Entry(seq, self.run_id, time_ms, frame))
-            self._entries = entries
-        return self._entries
-
-
 @dataclass(slots=True, eq=False)
 class _Run:
     """What a log knows of a run.
@@ -425,11 +390,16 @@ class _Thread:
         self.head = 0
         self.bytes = 0
         self.closed = False
-        self.entries: dict[int, _Held | _Pack] = {}
+        self.entries: dict[int, Kept] = {}
+        self.strand: Strand | None = None  # to which the newest entry belongs
+        self.saying: _Run | None = None  # the run of that
+        self.newest: Entry | None = None  # as it was read
         self.fold = Fold(retention.thread_bytes)
         self.runs: dict[str, _Run] = {}
         self.followers: dict[_Follower, Callable[[], None]] = {}
         self._retention = retention
+        self._most_entries = retention.entries
+        self._most_bytes = retention.thread_bytes
         self._kept = 0
 
     @property
@@ -443,20 +413,15 @@ class _Thread:
         if run is None:
             run = self.runs[run_id] = _Run(self, run_id, self.head + 1, self.head)
         running = run.end is None
+        self.newest = None
         time_ms = int(now * 1000)
-        seq = self.head
         for frame in frames:
-            seq += 1
-            if type(frame) is BlockDelta:
-                size = _ENTRY_BYTES + len(frame.text)
-                self.entries[seq] = _Held(seq, run_id, time_ms, frame, size)
+            if type(frame) is BlockDelta and Strand.takes(frame):
+                size = self._say(run, frame, time_ms)
             else:
-                size = _size(frame)
-                entry = self.entries[seq] = _Held(seq, run_id, time_ms, frame, size)
-                self._note(run, entry)
+                size = self._hold(run, frame, time_ms)
             self.bytes += size
-            self.fold.apply(run_id, frame, size)
-        run.last = self.head = seq
+        run.last = self.head
         if len(self.entries) > self._retention.entries or self.bytes > self._retention.thread_bytes:
             self._trim()
         if running and run.end is not None:
@@ -464,7 +429,53 @@ class _Thread:
             return run
         return None
 
-    def _note(self, run: _Run, entry: _Held) -> None:
+    def go_on(self, run_id: str, frame: Frame, now: float) -> bool:
+        """Add an entry that only goes on with the delta before it; False: it does more than that.
+
+        So it was not added: `write` it.
+        """
+        strand, run = self.strand, self.saying
+        if (
+            strand is None
+            or run is None
+            or type(frame) is not BlockDelta
+            or not strand.add(run_id, frame, int(now * 1000))
+        ):
+            return False
+        run.last = self.head = self.fold.seq = seq = self.head + 1
+        self.newest = None
+        self.entries[seq] = strand
+        self.bytes += DELTA_BYTES + len(frame.text)
+        if len(self.entries) > self._most_entries or self.bytes > self._most_bytes:
+            self._trim()
+        return True
+
+    def _say(self, run: _Run, frame: BlockDelta, time_ms: int) -> int:
+        """Add a delta, and fold it in; the bytes that it takes."""
+        seq = self.head + 1
+        size = DELTA_BYTES + len(frame.text)
+        if self.strand is not None and self.strand.add(run.run_id, frame, time_ms):
+            self.fold.seq = seq
+        else:
+            self.fold.apply(run.run_id, frame, size)
+            grow = self.fold.grow(run.run_id, frame)
+            self.strand = Strand(seq, run.run_id, time_ms, frame, grow)
+            self.saying = run
+        self.entries[seq] = self.strand
+        self.head = seq
+        return size
+
+    def _hold(self, run: _Run, frame: Frame, time_ms: int) -> int:
+        """Add a frame that is held by itself, and fold it in; the bytes that it takes."""
+        self.head += 1
+        size = _size(frame)
+        entry = self.entries[self.head] = Held(self.head, run.run_id, time_ms, frame, size)
+        self.strand = self.saying = None
+        self._note(run, entry)
+        self.fold.apply(run.run_id, frame, size)
+        return size
+
+    def _note(self, run: _Run, entry: Held) -> None:
         """Remember what outlives the entry, and what that takes."""
         match entry.frame:
             case RunStarted() | Interrupted():
@@ -493,16 +504,14 @@ class _Thread:
             self._pop()
 
     def _pop(self) -> None:
-        oldest = self.entries.pop(self.first)
-        if isinstance(oldest, _Held):
-            self.bytes -= oldest.size
-        else:
-            self.bytes -= oldest.sizes[self.first - oldest.first]
+        self.bytes -= self.entries.pop(self.first).drop(self.first)
         self.first += 1
 
     def drop(self, run: _Run) -> None:
         """Drop the entries of a run that ended, or leave them until those before them go."""
         run.dropped = True
+        if self.saying is run:
+            self.strand = self.saying = None
         while self.entries:
             oldest = self.runs.get(self.entries[self.first].run_id)
             if oldest is not None and not oldest.dropped:
@@ -513,28 +522,26 @@ class _Thread:
         """Pack the next entries of a run that ended; whether those were the last."""
         seq = max(run.packed + 1, run.first, self.first)
         last = min(run.last, seq + _PACK_ENTRIES - 1)
-        entries: list[_Held] = []
+        entries: list[Held] = []
         encoded: list[bytes] = []
         room = _PACK_BYTES
-        before: Frame | None = None
         while seq <= last:
             entry = self.entries[seq]
             if (
-                isinstance(entry, _Held)
+                isinstance(entry, Held)
                 and entry.run_id == run.run_id
-                and (data := _encoded(entry, before)) is not None
+                and (data := packed(entry)) is not None
                 and len(data) < room
             ):
                 entries.append(entry)
                 encoded.append(data)
                 room -= len(data) + 1
-                before = entry.frame
             elif entries:
                 break
             seq += 1
         run.packed = seq - 1
         if len(entries) > 1:
-            pack = _Pack(entries, encoded)
+            pack = Pack(entries, encoded)
             for entry in entries:
                 self.entries[entry.seq] = pack
         return seq > run.last
@@ -565,7 +572,7 @@ class _Follower:
         thread: _Thread,
         seq: int,
         settle: Callable[[_Thread], None],
-        opened: deque[_Pack],
+        opened: Opened,
     ) -> None:
         self._opened = opened
         self._thread = thread
@@ -584,21 +591,20 @@ class _Follower:
 
     def read(self, limit: int) -> list[Entry]:
         """The entries after the position that are there now, at most `limit`; moves past them."""
-        thread = self._thread
+        thread, opened = self._thread, self._opened
         start = self._seq + 1
+        if start == thread.head >= thread.first:  # nearly always
+            self._seq = start
+            entry = thread.newest
+            if entry is None:
+                entry = thread.newest = thread.entries[start].entry(start, opened)
+            return [entry]
         if start < thread.first:
             raise gap_error("trimmed", self._seq, Bounds(thread.epoch, thread.first, thread.head))
         if start > thread.head and thread.closed:
             raise LogClosed("the thread log has been closed")
         self._seq = min(self._seq + limit, thread.head)
-        found: list[Entry] = []
-        for seq in range(start, self._seq + 1):
-            entry = thread.entries[seq]
-            if isinstance(entry, _Pack):
-                found.append(entry.open(self._opened)[seq - entry.first])
-            else:
-                found.append(entry)
-        return found
+        return [thread.entries[seq].entry(seq, opened) for seq in range(start, self._seq + 1)]
 
     def close(self) -> None:
         """Stop following; `wake` is not called again."""
@@ -619,40 +625,6 @@ def _gap(bounds: Bounds, after: Position | None) -> GapReason | None:
     return "trimmed" if after.seq + 1 < bounds.first else None
 
 
-def _encoded(entry: Entry, before: Frame | None) -> bytes | None:
-    """An entry as JSON; None: that is not the same, a mapper may make frames of anything.
-
-    Args:
-        entry: The entry.
-        before: The frame of the one before it in its pack.
-    """
-    frame = entry.frame
-    try:
-        if type(frame) is BlockDelta and type(before) is BlockDelta and _goes_on(frame, before):
-            return dumps([entry.time_ms, frame.text, frame.offset])
-        data = dumps([entry.time_ms, encode_frame(frame)])
-        is_same = bool(decode_frame(loads(data)[1]) == frame)
-    except Exception:  # what is compared may have an `==` of its own
-        return None
-    return data if is_same else None
-
-
-def _goes_on(frame: BlockDelta, before: BlockDelta) -> bool:
-    """Whether two deltas differ in nothing but a text and a number."""
-    return (
-        type(frame.text) is str
-        and (frame.text.isascii() or plain(frame.text) == frame.text)
-        and type(frame.offset) is int
-        and 0 <= frame.offset < 2**53
-        and frame.message_id is before.message_id
-        and frame.index is before.index
-        and frame.kind is before.kind
-        and frame.node is before.node
-        and frame.namespace is before.namespace
-        and frame.task_id is before.task_id
-    )
-
-
 def _size(frame: Frame) -> int:
-    """About how many bytes an entry with this frame, which is no delta, takes."""
-    return _ENTRY_BYTES + len(dumps(encode_frame(frame)))
+    """About how many bytes an entry that is held by itself takes."""
+    return ENTRY_BYTES + len(dumps(encode_frame(frame)))

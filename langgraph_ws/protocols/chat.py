@@ -131,7 +131,7 @@ class _Waiting:
             # Not kept with the entry: texts that grow by a word each would add up to its square.
             said = self._so_far(self.whole)
         elif self.first == entry.seq:
-            return _delta_message(entry, frame)
+            return _delta_message(entry, frame, _around_of(entry, frame))
         else:
             said = {"delta": "".join(self.parts), "offset": self.offset}
         return _message(entry, frame, said, self.first)
@@ -159,27 +159,41 @@ def _about(frame: BlockDelta) -> Json:
     return data | {"status": "arguments"} if frame.kind == "tool_call" else data
 
 
-def _delta_message(entry: Entry, frame: BlockDelta) -> bytes:
+def _delta_message(entry: Entry, frame: BlockDelta, around: _Around) -> bytes:
     """The message of one delta, made once for all who follow: the way of nearly every token."""
     data = entry.encoded.get("chat")
     if data is None:
-        try:
-            before, between = _around(
-                entry.run_id,
-                frame.message_id,
-                frame.index,
-                frame.kind,
-                frame.node,
-                frame.namespace,
-                frame.task_id,
+        text, offset = frame.text, frame.offset
+        if around is None:
+            data = _message(entry, frame, {"delta": text, "offset": offset}, entry.seq)
+        elif type(offset) is int and 0 <= offset < _EXACT:
+            before, between = around
+            said = before, entry.seq, between, dumps(text), offset
+            data = b'%b%d%b%b,"offset":%d}}' % said
+        else:
+            before, between = around
+            data = b'%b%d%b%b,"offset":%b}}' % (
+                *(before, entry.seq, between, dumps(text)),
+                dumps(offset),
             )
-            said = before, entry.seq, between, dumps(frame.text), dumps(frame.offset)
-            data = b'%b%d%b%b,"offset":%b}}' % said
-        except TypeError:  # a mapper made it, of something that cannot be looked up
-            more = {"delta": frame.text, "offset": frame.offset}
-            data = _message(entry, frame, more, entry.seq)
         entry.encoded["chat"] = data
     return data
+
+
+def _around_of(entry: Entry, frame: BlockDelta) -> _Around:
+    """What its message shares with those of the deltas that go on with it."""
+    try:
+        return _around(
+            entry.run_id,
+            frame.message_id,
+            frame.index,
+            frame.kind,
+            frame.node,
+            frame.namespace,
+            frame.task_id,
+        )
+    except TypeError:  # a mapper made it, of something that cannot be looked up
+        return None
 
 
 @lru_cache(maxsize=1_000, typed=True)
@@ -208,6 +222,9 @@ def _around(
     return run + b',"seq":', b',"data":' + about + b',"delta":'
 
 
+_EXACT = 2**53
+"""Integers from here on go out as strings."""
+_Around: TypeAlias = tuple[bytes, bytes] | None
 _Key: TypeAlias = tuple[str, BlockKind, int]
 
 
@@ -231,6 +248,9 @@ class _Feed:
         self._epoch = ""
         self._after = 0
         self._open: dict[str, _Open] = {}
+        self._last: BlockDelta | None = None
+        self._last_run_id = ""
+        self._around: _Around = None
 
     def speak(self, *, delta: bool) -> None:
         """Tell of text what is new (`delta`), or all so far.
@@ -252,11 +272,6 @@ class _Feed:
 
     def send(self, entries: Sequence[Entry]) -> list[bytes]:
         """The messages for the next entries."""
-        if len(entries) == 1 and not self._open:
-            entry = entries[0]
-            frame = entry.frame
-            if type(frame) is BlockDelta and frame.kind != "media":
-                return [_delta_message(entry, frame)] if entry.seq > self._after else []
         out: list[bytes] = []
         waiting: dict[_Key, _Waiting] = {}
         for entry in entries:
@@ -270,6 +285,33 @@ class _Feed:
                 out.append(data)
         _flush(waiting, out)
         return out
+
+    def tell(self, entry: Entry) -> bytes | None:
+        """The message for the next entry, if it is a delta that stands for itself."""
+        frame = entry.frame
+        if type(frame) is not BlockDelta or self._open or entry.seq <= self._after:
+            return None
+        data = entry.encoded.get("chat")
+        return self._delta_message(entry, frame) if data is None else data
+
+    def _delta_message(self, entry: Entry, frame: BlockDelta) -> bytes | None:
+        """The message of one delta, which mostly goes on with the one before."""
+        if frame.kind == "media":
+            return None
+        last = self._last
+        if (
+            last is None
+            or frame.message_id is not last.message_id
+            or frame.index is not last.index
+            or frame.kind is not last.kind
+            or frame.node is not last.node
+            or frame.namespace is not last.namespace
+            or frame.task_id is not last.task_id
+            or entry.run_id is not self._last_run_id
+        ):
+            self._last, self._last_run_id = frame, entry.run_id
+            self._around = _around_of(entry, frame)
+        return _delta_message(entry, frame, self._around)
 
     def _collect(
         self, entry: Entry, frame: BlockDelta, waiting: dict[_Key, _Waiting], out: list[bytes]
@@ -417,6 +459,11 @@ class ChatSession(Session):
         if feed.run_id is not None and _ends(feed.run_id, entries):
             del self._feeds[thread_id]
         return messages
+
+    def tell(self, thread_id: str, entry: Entry) -> bytes | None:
+        """The message for the next entry, if it is a delta that stands for itself."""
+        feed = self._feeds.get(thread_id)
+        return None if feed is None else feed.tell(entry)
 
     def gap(self, thread_id: str, gap: GapError, snapshot: Snapshot) -> list[bytes] | None:
         """Tell of the gap and the snapshot, and go on after it."""
