@@ -149,6 +149,7 @@ async def main() -> None:
     print(f"| first token | {ours:.1f} ms; by hand {by_hand:.1f} ms |", flush=True)
     paced = Load("", tokens=150, delay=1 / 30, connections=1)
     await measured(f"{VIEWERS} viewers of one run, 30 tokens a second", paced, fan_out)
+    await measured("the same, by hand", paced, fan_out, "many")
     await measured("idle connection", paced, idle)
     quick = Load("", tokens=195, delay=0.03, connections=1)
     await measured("all come back at once", quick, reattach)

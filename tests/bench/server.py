@@ -100,6 +100,31 @@ def by_hand(graph: Any, loop: Loop) -> Callable[[web.Request], Awaitable[web.Str
     return handler
 
 
+def by_hand_for_many(graph: Any) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The leanest way to show one run to many: all who are connected are sent each token."""
+    connected: list[web.WebSocketResponse] = []
+
+    async def tell(text: str) -> None:
+        for ws in connected:
+            await ws.send_str(text)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse(compress=False)
+        await ws.prepare(request)
+        connected.append(ws)
+        async for message in ws:
+            if message.type is WSMsgType.TEXT and json.loads(message.data)["type"] == "attach":
+                await ws.send_str('{"type": "run"}')
+            elif message.type is WSMsgType.TEXT:
+                async for chunk, _ in graph.astream(INPUT, stream_mode="messages"):
+                    await tell(json.dumps({"type": "text", "delta": chunk.content}))
+                await tell('{"type": "end"}')
+        connected.remove(ws)
+        return ws
+
+    return handler
+
+
 async def cpu(request: web.Request) -> web.Response:
     return web.json_response(time.process_time())
 
@@ -120,6 +145,8 @@ def main(variant: str, tokens: str, delay: str, redis: str = "") -> None:
         attach_websocket(
             app, graph, limits=limits, log=log, compress=variant == "compressed", **options
         )
+    elif variant == "many":
+        app.router.add_get("/ws", by_hand_for_many(graph))
     else:
         app.router.add_get("/ws", by_hand(graph, BY_HAND[variant]))
     app.router.add_get("/cpu", cpu)
