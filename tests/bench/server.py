@@ -105,7 +105,7 @@ def by_hand_for_many(graph: Any) -> Callable[[web.Request], Awaitable[web.Stream
     connected: list[web.WebSocketResponse] = []
 
     async def tell(text: str) -> None:
-        for ws in connected:
+        for ws in connected.copy():
             await ws.send_str(text)
 
     async def handler(request: web.Request) -> web.StreamResponse:
