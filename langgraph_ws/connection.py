@@ -151,6 +151,7 @@ class Connection:
         "_session",
         "_sleeper",
         "_swept",
+        "_swept_at",
         "_threads",
         "_timing",
         "_trace",
@@ -209,6 +210,7 @@ class Connection:
         self._credit = float(limits.message_burst)
         self._credit_at = now
         self._opened_at = self._heard_at = self._sent_at = self._progress_at = now
+        self._swept_at = now
         self._sent = self._swept = self._flushed = 0
         self._pinged_at: float | None = None
         self._ping_due = False
@@ -292,8 +294,9 @@ class Connection:
         if self._transport.is_closing():
             return
         waiting = self._transport.get_write_buffer_size()
-        if self._sent > self._swept:
-            self._swept, self._sent_at = self._sent, now
+        if self._sent > self._swept:  # since then; no clock is read for each message
+            self._swept, self._sent_at = self._sent, self._swept_at
+        self._swept_at = now
         flushed = self._sent - waiting
         if not waiting or flushed > self._flushed:
             self._flushed = max(flushed, self._flushed)
