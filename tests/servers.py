@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,12 +32,38 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def tell(port: int, command: str) -> str:
+    """What a Redis or a sentinel answers; nothing, if it does not."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2) as connection:
+            connection.sendall(command.encode() + b"\r\n")
+            return connection.recv(65_536).decode()
+    except OSError:
+        return ""
+
+
+def wait_until(port: int, command: str, expected: str) -> None:
+    """Wait until the answer to a command holds a text."""
+    deadline = time.monotonic() + 30
+    while expected not in tell(port, command):
+        assert time.monotonic() < deadline, f"{command}: no {expected!r}"
+        time.sleep(0.05)
+
+
 class RedisServer:
     """A Redis of its own; it can be killed, stopped and started again."""
 
-    def __init__(self, directory: Path, *, appendonly: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        appendonly: bool = False,
+        port: int | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         self.program = require("redis-server")
-        self.port = free_port()
+        self.port = port or free_port()
+        self.options = options
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.directory = directory
         self.appendonly = appendonly
@@ -49,6 +75,7 @@ class RedisServer:
                 *(self.program, "--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--dir", str(self.directory), "--save", "", "--loglevel", "warning"),
                 *("--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "always"),
+                *self.options,
             ],
             stdout=subprocess.DEVNULL,
         )
@@ -64,6 +91,9 @@ class RedisServer:
                 return probe.recv(64).startswith(b"+PONG")
         except OSError:
             return False
+
+    def wipe(self) -> None:
+        assert tell(self.port, "FLUSHALL") == "+OK\r\n"
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -120,39 +150,24 @@ class SentinelGroup:
             "sentinel down-after-milliseconds chat 400\nsentinel failover-timeout chat 3000\n"
             + (f"requirepass {self._secret}\n" if self._secret else "")
         )
-        self._tell(about, "CONFIG SET repl-diskless-sync-delay 0")
-        self._tell(self._replica.port, f"REPLICAOF 127.0.0.1 {about}")
-        self._wait(about, "INFO replication", "state=online")
+        tell(about, "CONFIG SET repl-diskless-sync-delay 0")
+        tell(self._replica.port, f"REPLICAOF 127.0.0.1 {about}")
+        wait_until(about, "INFO replication", "state=online")
         self._process = subprocess.Popen(
             [self.master.program, str(self._settings), "--sentinel"], stdout=subprocess.DEVNULL
         )
         login = f"AUTH {self._secret}\r\n" if self._secret else ""
-        self._wait(self.port, f"{login}SENTINEL MASTER chat", "num-slaves\r\n$1\r\n1")
+        wait_until(self.port, f"{login}SENTINEL MASTER chat", "num-slaves\r\n$1\r\n1")
 
     def fail_over(self) -> None:
         """Kill the master, and wait until the replica is one."""
         self.master.kill()
-        self._wait(self.port, "SENTINEL GET-MASTER-ADDR-BY-NAME chat", str(self._replica.port))
+        wait_until(self.port, "SENTINEL GET-MASTER-ADDR-BY-NAME chat", str(self._replica.port))
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-
-    def _wait(self, port: int, command: str, expected: str) -> None:
-        deadline = time.monotonic() + 30
-        while expected not in self._tell(port, command):
-            assert time.monotonic() < deadline, f"{command}: no {expected!r}"
-            time.sleep(0.05)
-
-    @staticmethod
-    def _tell(port: int, command: str) -> str:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 2) as connection:
-                connection.sendall(command.encode() + b"\r\n")
-                return connection.recv(65_536).decode()
-        except OSError:
-            return ""
 
 
 @contextmanager
@@ -167,6 +182,159 @@ def sentinel_group(directory: Path, secret: str = "") -> Iterator[SentinelGroup]
             yield group
         finally:
             group.stop()
+
+
+class RedisCluster:
+    """Three Redis that share the slots, and perhaps a replica of each.
+
+    Attributes:
+        url: For the log; it names the first two.
+        masters: Those that are masters at first.
+        replicas: Those that are replicas at first, in the same order.
+    """
+
+    def __init__(self, masters: Sequence[RedisServer], replicas: Sequence[RedisServer]) -> None:
+        self.masters = masters
+        self.replicas = replicas
+        self.all = [*masters, *replicas]
+        self.url = f"redis+cluster://127.0.0.1:{masters[0].port},127.0.0.1:{masters[1].port}"
+
+    def build(self) -> None:
+        for server in self.all:
+            server.start()
+        share = -(-_SLOTS // len(self.masters))
+        for number, server in enumerate(self.masters):
+            slots = range(number * share, min((number + 1) * share, _SLOTS))
+            tell(server.port, f"CLUSTER ADDSLOTS {' '.join(map(str, slots))}")
+        for number, server in enumerate(self.all):
+            tell(server.port, f"CLUSTER SET-CONFIG-EPOCH {number + 1}")
+            tell(server.port, f"CLUSTER MEET 127.0.0.1 {self.all[0].port}")
+        for server in self.all:
+            wait_until(server.port, "CLUSTER INFO", f"cluster_known_nodes:{len(self.all)}")
+            wait_until(server.port, "CLUSTER INFO", "cluster_state:ok")
+        for master, replica in zip(self.masters, self.replicas, strict=False):
+            wait_until(replica.port, f"CLUSTER REPLICATE {self.id_of(master)}", "OK")
+        for master in self.masters[: len(self.replicas)]:
+            wait_until(master.port, "INFO replication", "state=online")
+        for server in self.all:
+            wait_until(server.port, "CLUSTER INFO", "cluster_state:ok")
+            for replica in self.replicas:
+                wait_until(server.port, f"CLUSTER REPLICAS {self._master_id_of(replica)}", "slave")
+
+    def id_of(self, server: RedisServer) -> str:
+        """The name of a node in its cluster."""
+        return tell(server.port, "CLUSTER MYID").splitlines()[1]
+
+    def master_of(self, slot: int) -> RedisServer:
+        """The node that has a slot, by the word of most."""
+        found = [self._master_of(slot, server) for server in self.all if server.answers()]
+        return max((it for it in found if it is not None), key=found.count)
+
+    def move_key_by_key(self, slot: int, to: RedisServer, pause: float = 0.0) -> None:
+        """Move a slot as one did before Redis 8.4."""
+        source = self.master_of(slot)
+        if source is to:
+            return
+        tell(to.port, f"CLUSTER SETSLOT {slot} IMPORTING {self.id_of(source)}")
+        tell(source.port, f"CLUSTER SETSLOT {slot} MIGRATING {self.id_of(to)}")
+        while keys := tell(source.port, f"CLUSTER GETKEYSINSLOT {slot} 1").splitlines()[2::2]:
+            answer = tell(source.port, f"MIGRATE 127.0.0.1 {to.port} {keys[0]} 0 5000")
+            assert answer.startswith(("+OK", "+NOKEY")), answer
+            time.sleep(pause)
+        for server in (to, source, *self.masters):
+            tell(server.port, f"CLUSTER SETSLOT {slot} NODE {self.id_of(to)}")
+
+    def wipe(self) -> None:
+        for master in self.masters:
+            master.wipe()
+
+    def lag(self, master: RedisServer) -> None:
+        """Have the replica of a master get nothing more of it."""
+        replica = self.replicas[self.masters.index(master)]
+        self.await_copy(master)
+        tell(replica.port, "CONFIG SET masterauth wrong")
+        tell(replica.port, "CONFIG SET masteruser nobody")
+        tell(master.port, "CLIENT KILL TYPE replica")
+        wait_until(replica.port, "INFO replication", "master_link_status:down")
+
+    def await_copy(self, master: RedisServer) -> None:
+        """Wait until the replica of a master, where something was written, has all of it."""
+        replica = self.replicas[self.masters.index(master)]
+        deadline = time.monotonic() + 30
+        while (told := _offset(master, "master_repl_offset")) != _offset(
+            replica, "slave_repl_offset"
+        ) or told == "0":
+            assert time.monotonic() < deadline, "the replica lags"
+            time.sleep(0.05)
+
+    def await_replica(self, master: RedisServer) -> None:
+        """Wait until the replica of a killed master has taken its place."""
+        number = self.masters.index(master)
+        for server in self.all:
+            if server is not master:
+                wait_until(server.port, "CLUSTER INFO", "cluster_state:ok")
+        wait_until(self.replicas[number].port, "ROLE", "master")
+
+    def stop(self) -> None:
+        for server in self.all:
+            server.stop()
+
+    def _master_id_of(self, replica: RedisServer) -> str:
+        return self.id_of(self.masters[self.replicas.index(replica)])
+
+    def _master_of(self, slot: int, asked: RedisServer) -> RedisServer | None:
+        for line in tell(asked.port, "CLUSTER NODES").splitlines():
+            words = line.split()
+            ranges = [word.split("-") for word in words[8:] if not word.startswith("[")]
+            if any(int(them[0]) <= slot <= int(them[-1]) for them in ranges):
+                port = int(words[1].partition("@")[0].rpartition(":")[2])
+                return next(server for server in self.all if server.port == port)
+        return None
+
+
+_SLOTS = 16_384
+
+
+def _offset(server: RedisServer, name: str) -> str:
+    found = tell(server.port, "INFO replication").partition(f"{name}:")[2]
+    return found.partition("\r")[0]
+
+
+def _cluster_port() -> int:
+    """A port that is free, and so is that of the cluster's own connections."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + 10_000))
+            except (OSError, OverflowError):
+                continue
+        return port
+
+
+@contextmanager
+def redis_cluster(
+    directory: Path, *options: str, replicas: bool = False, timeout_ms: int = 2_000
+) -> Iterator[RedisCluster]:
+    """A cluster that runs; `timeout_ms`: after which a node that does not answer counts as gone."""
+    servers = []
+    for number in range(6 if replicas else 3):
+        place = directory / f"node{number}"
+        place.mkdir()
+        settings = {
+            "--cluster-enabled": "yes",
+            "--cluster-node-timeout": str(timeout_ms),
+            "--repl-diskless-sync-delay": "0",
+            "--cluster-replica-validity-factor": "0",
+        }
+        given = [word for setting in settings.items() for word in setting]
+        servers.append(RedisServer(place, port=_cluster_port(), options=[*given, *options]))
+    cluster = RedisCluster(servers[:3], servers[3:])
+    try:
+        cluster.build()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 class PostgresServer:

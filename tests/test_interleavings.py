@@ -18,8 +18,8 @@ import pytest
 from langgraph_ws.errors import GapError, LeaseLost, LogClosed
 from langgraph_ws.frames import BlockStarted, Frame, MessageStarted, RunFinished
 from langgraph_ws.log import TERMINAL, Entry, Follower, Position, Retention
-from langgraph_ws.log import redis as redis_log
 from langgraph_ws.log.redis import RedisThreadLog
+from langgraph_ws.log.redis_reader import Reader
 from langgraph_ws.log.redis_server import Server
 from langgraph_ws.log.redis_thread import stream_entry
 from langgraph_ws.log.registry import Admission, Admitted, Lease, Standing, Ticket
@@ -58,7 +58,7 @@ Make = Callable[..., RedisThreadLog]
 @pytest.fixture
 async def make(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
     """Logs in one Redis, whose readers and sweepers do nothing by themselves."""
-    monkeypatch.setattr(redis_log._Reader, "_begin", lambda _: True)
+    monkeypatch.setattr(Reader, "_begin", lambda _: True)
     prefix = f"p{next(_prefixes)}"
     logs: list[RedisThreadLog] = []
 
@@ -122,11 +122,16 @@ class Seen:
     view: ThreadView | None = None
 
 
+def reader_of(log: RedisThreadLog) -> Reader:
+    """The one reader of a process."""
+    return log._reader._of(log._bell)
+
+
 class Reading:
     """What a reader asks Redis for, without waiting for news."""
 
     def __init__(self, log: RedisThreadLog) -> None:
-        self._redis = log._server._redis
+        self._redis = log._server._link.redis
 
     async def xread(self, streams: Any, count: int, block: int) -> Any:
         async with at_gates("redis"):
@@ -293,8 +298,9 @@ class World:
 
     async def read_once(self, log: RedisThreadLog) -> None:
         async with self.alone(log):
-            log._reader._followed()
-            await log._reader._read_once(cast("Any", Reading(log)))
+            reader = reader_of(log)
+            reader._followed()
+            await reader._read_once(cast("Any", Reading(log)))
 
     async def compare(self, log: RedisThreadLog) -> None:
         async with self.alone(log):
@@ -314,7 +320,7 @@ class World:
         for followed in self.followed:
             followed.follower.close()
         for log in (self.here, self.there):
-            log._reader._followed()
+            reader_of(log)._followed()
 
     def alone(self, log: RedisThreadLog) -> asyncio.Lock:
         """Of what a process does by itself, it does one thing at a time."""
@@ -360,7 +366,7 @@ class World:
 
     async def _held(self, judge: RedisThreadLog, first: int) -> list[Entry]:
         log = judge._keys(self.name)[1]
-        found: Any = await judge._server._redis.xrange(log, min=str(first))
+        found: Any = await judge._server._link.redis.xrange(log, min=str(first))
         return [stream_entry(name, fields) for name, fields in found]
 
     def _all(self, held: Sequence[Entry]) -> dict[int, tuple[str, Frame]]:

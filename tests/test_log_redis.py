@@ -8,7 +8,8 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,8 @@ from langgraph_ws.log import Bounds, Position, Retention, ThreadLog
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.redis import RedisThreadLog
+from langgraph_ws.log.redis_cluster import slot_of
+from langgraph_ws.log.redis_reader import Reader
 from tests.log_suite import (
     ALL,
     Clock,
@@ -46,7 +49,7 @@ from tests.log_suite import (
     whole_run,
 )
 from tests.proxy import EatingProxy
-from tests.servers import RedisServer, free_port, redis_server
+from tests.servers import RedisCluster, RedisServer, free_port, redis_cluster, redis_server
 
 _prefixes = count()
 _url = ""
@@ -222,7 +225,7 @@ async def test_who_waits_is_told_what_another_follower_loads(
     here, there = make(), make()
     wakes = Wakes()
     follower = await there.follow("t", None, wakes)
-    monkeypatch.setattr(there._reader, "_show", lambda *_: None)
+    monkeypatch.setattr(Reader, "_show", lambda *_: None)
     await here.append("t", "r", [delta()])
     await there.follow("t", None, nothing)
     await wakes.reach(1)
@@ -524,7 +527,17 @@ async def test_replicas_that_are_too_few_are_waited_for(tmp_path: Path, make: Ma
         await log.close()
 
 
-class FailOver:
+class FailOver(Protocol):
+    """Something that loses what came after `lag` when it happens."""
+
+    url: str
+
+    async def lag(self) -> None: ...
+
+    async def happen(self) -> None: ...
+
+
+class OfOne:
     """A Redis, and a replica that takes its place, and lacks what came after `lag`."""
 
     def __init__(self, master: RedisServer, replica: RedisServer) -> None:
@@ -551,12 +564,32 @@ class FailOver:
             await redis.config_set("port", self._master.port)
 
 
-@pytest.fixture
-async def fail_over(tmp_path: Path) -> AsyncIterator[FailOver]:
-    with redis_server(tmp_path) as master, redis_server(tmp_path) as replica:
-        fail_over = FailOver(master, replica)
-        await fail_over.replicate()
-        yield fail_over
+class OfCluster:
+    """A cluster; the replica of the master that has the thread `t` lacks what came after `lag`."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self.url = cluster.url
+        self._cluster = cluster
+        self._master = cluster.master_of(slot_of(f"{{{crc32(b't') % 16}}}"))
+
+    async def lag(self) -> None:
+        await asyncio.to_thread(self._cluster.lag, self._master)
+
+    async def happen(self) -> None:
+        self._master.kill()
+        await asyncio.to_thread(self._cluster.await_replica, self._master)
+
+
+@pytest.fixture(params=["one", "cluster"])
+async def fail_over(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FailOver]:
+    if request.param == "cluster":
+        with redis_cluster(tmp_path, replicas=True, timeout_ms=700) as cluster:
+            yield OfCluster(cluster)
+    else:
+        with redis_server(tmp_path) as master, redis_server(tmp_path) as replica:
+            of_one = OfOne(master, replica)
+            await of_one.replicate()
+            yield of_one
 
 
 async def test_what_a_replica_lacks_that_becomes_the_master_is_a_gap(

@@ -48,6 +48,17 @@ def pool(url: str) -> Any:
         "redis+sentinel://:s@t@a/chat",
         "rediss+sentinel://a/chat?ssl_nothing=1",
         "redis+sentinel://a/chat?db=one",
+        "redis+cluster://",
+        "redis+cluster://:7000",
+        "redis+cluster://a,,b",
+        "redis+cluster://a:x",
+        "redis+cluster://a/1",
+        "redis+cluster://a/name",
+        "redis+cluster://a?db=2",
+        "redis+cluster://u:p@a,u:p@b",
+        "rediss+cluster://a?ssl_nothing=1",
+        "redis+cluster://a?socket_timeout=x",
+        "http+cluster://a",
     ],
 )
 def test_what_is_no_address(url: str) -> None:
@@ -73,6 +84,34 @@ def test_what_sentinels_do_not_say_of_the_master(url: str, options: dict[str, An
     assert told == {"socket_timeout": 1.0} | options
     assert made.max_connections == 3
     assert made.service_name == "chat"
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes", "options"),
+    [
+        ("redis+cluster://a", [("a", 6379)], {}),
+        ("redis+cluster://a/", [("a", 6379)], {}),
+        ("redis+cluster://a/0?db=0", [("a", 6379)], {"db": 0}),
+        ("redis+cluster://a,b:7,[::1]:8", [("a", 6379), ("b", 7), ("::1", 8)], {}),
+        ("redis+cluster://me:s%40t@a", [("a", 6379)], {"username": "me", "password": "s@t"}),
+        ("redis+cluster://:s@a?client_name=me", [("a", 6379)], {"client_name": "me"}),
+        ("rediss+cluster://a?ssl_ca_certs=ours.pem", [("a", 6379)], {"ssl_ca_certs": "ours.pem"}),
+        ("redis+cluster://a?socket_timeout=9", [("a", 6379)], {"socket_timeout": 9}),
+    ],
+)
+def test_the_nodes_of_a_cluster(
+    url: str, nodes: list[tuple[str, int]], options: dict[str, Any]
+) -> None:
+    address = Address(url)
+    made = address.client(3, 1.0, ("c", 9)).connection_pool
+    assert list(address.nodes) == nodes
+    told = made.connection_kwargs
+    assert told | {"socket_timeout": 1.0, "host": "c", "port": 9} | options == told
+    assert getattr(made, "max_connections") == 3  # noqa: B009
+    is_secure = any("SSL" in kind.__name__ for kind in made.connection_class.__mro__)
+    assert is_secure == url.startswith("rediss")
+    reading = address.reader(4.0, ("c", 9)).connection_pool
+    assert reading.connection_kwargs["socket_timeout"] == 4.0
 
 
 def test_a_password_may_look_like_a_scheme() -> None:

@@ -52,9 +52,9 @@ async def test_scripts_that_come_together_share_a_connection(
 async def test_each_has_its_own_answer(server: Server) -> None:
     await server.run(ADD, ["n"], 0)
     with pytest.raises(LogFailed):
-        await server.run(FAIL, [])
+        await server.run(FAIL, ["n"])
     works = [asyncio.create_task(server.run(ADD, ["n"], 1)) for _ in range(3)]
-    fails = asyncio.create_task(server.run(FAIL, []))
+    fails = asyncio.create_task(server.run(FAIL, ["n"]))
     gone = asyncio.create_task(server.run(ADD, ["n"], 1))
     await asyncio.sleep(0)
     gone.cancel()

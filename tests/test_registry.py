@@ -22,7 +22,7 @@ from langgraph_ws.log.memory import MemoryThreadLog
 from langgraph_ws.log.redis import RedisThreadLog
 from langgraph_ws.log.registry import Admission, Admitted, Lease, Registry, Standing, Ticket, Where
 from tests.log_suite import ALL, Wakes, delta, frames_of, read_all, seqs, started
-from tests.servers import RedisServer, redis_server
+from tests.servers import RedisCluster, RedisServer, redis_cluster, redis_server
 
 END: list[Frame] = [RunFinished(status="completed")]
 CANCELLED: list[Frame] = [RunFinished(status="cancelled")]
@@ -88,10 +88,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
 Make = Callable[..., ThreadLog]
 
 
-@pytest.fixture(params=["memory", "redis"])
+def shared(request: pytest.FixtureRequest) -> Any:
+    """What the logs of a test share."""
+    parameters: dict[str, Any] = request.node.callspec.params
+    return request.getfixturevalue({"redis": "server"}.get(kind := parameters["make"], kind))
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     prefix = f"p{next(_prefixes)}"
     logs: list[ThreadLog] = []
@@ -100,7 +112,7 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
         if request.param == "memory":
             logs.append(MemoryThreadLog(options.get("retention")))
         else:
-            url = request.getfixturevalue("server").url
+            url = shared(request).url
             logs.append(RedisThreadLog(url, **({"prefix": prefix, "lease": 1.0} | options)))
         return logs[-1]
 
@@ -145,8 +157,8 @@ async def begin(log: ThreadLog, keeper: Keeper | None = None) -> Registry:
 async def die(registry: Registry) -> None:
     """Renew nothing any more, as a process that was killed."""
     registry._closed = True  # type: ignore[attr-defined]
-    registry._bell.set()  # type: ignore[attr-defined]
-    await registry._task  # type: ignore[attr-defined]
+    registry._ring()  # type: ignore[attr-defined]
+    await asyncio.wait(registry._tasks)  # type: ignore[attr-defined]
 
 
 async def test_the_first_run_of_a_thread_is_active_and_others_wait(make: Make) -> None:
@@ -292,7 +304,7 @@ async def test_runs_without_anybody_to_go_on_are_told(make: Make) -> None:
 # --- several processes ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ["redis"], indirect=True)
+@pytest.mark.parametrize("make", ["redis", "cluster"], indirect=True)
 class TestShared:
     """Several processes, each with a registry of its own."""
 
@@ -346,7 +358,7 @@ class TestShared:
         registry = await begin(log, keeper)
         await lease_of(registry, "a")
         other = make().registry()
-        other._store.ring = lambda **_news: asyncio.sleep(0)  # type: ignore[attr-defined]
+        other._store.ring = lambda **_news: None  # type: ignore[attr-defined]
         await other.stop(standing("a"))
         await keeper.until(lambda: keeper.stopped[:1] == ["me/a"])
 
@@ -520,15 +532,14 @@ class TestShared:
             assert log.has_room()
 
     async def test_a_wiped_redis_is_told_what_is_carried(
-        self, make: Make, server: RedisServer
+        self, make: Make, request: pytest.FixtureRequest
     ) -> None:
         keeper = Keeper()
         log, other = make(), make()
         registry = await begin(log, keeper)
         lease = await lease_of(registry, "a")
         old = await log.append("t", "a", [started("a"), delta()], fence=lease.fence)
-        async with Redis.from_url(server.url) as redis:
-            await redis.flushall()
+        shared(request).wipe()
         new = await log.append("t", "a", [delta()], fence=lease.fence)
         assert new.epoch != old.epoch
         assert await places(other.registry()) == [("a", None)]
@@ -540,14 +551,13 @@ class TestShared:
         assert keeper.lost == []
 
     async def test_a_wiped_redis_is_told_though_somebody_follows_the_thread(
-        self, make: Make, server: RedisServer
+        self, make: Make, request: pytest.FixtureRequest
     ) -> None:
         log, other = make(), make()
         registry = await begin(log)
         lease = await lease_of(registry, "a")
         await log.append("t", "a", [started("a"), delta()], fence=lease.fence)
-        async with Redis.from_url(server.url) as redis:
-            await redis.flushall()
+        shared(request).wipe()
         wakes = Wakes()
         follower = await other.follow("t", None, wakes)
         new = await log.append("t", "a", [delta()], fence=lease.fence)
@@ -558,30 +568,15 @@ class TestShared:
             follower.read(ALL)
 
     async def test_a_fence_is_not_used_again_in_a_redis_that_was_wiped(
-        self, make: Make, server: RedisServer
+        self, make: Make, request: pytest.FixtureRequest
     ) -> None:
         log, other = make(), make()
         lease = await lease_of(await begin(log), "a")
-        async with Redis.from_url(server.url) as redis:
-            await redis.flushall()
+        shared(request).wipe()
         new = await lease_of(await begin(other), "b")
         assert new.fence > lease.fence
         with pytest.raises(LeaseLost):
             await log.append("t", "a", [delta()], fence=lease.fence)
-
-    async def test_corrupt_runs_are_told(self, make: Make, server: RedisServer) -> None:
-        registry = await begin(log := make())
-        await lease_of(registry, "a")
-        async with Redis.from_url(server.url, decode_responses=True) as redis:
-            [own] = await redis.keys(f"{log._prefix}:*:own")  # type: ignore[attr-defined]
-            await redis.hset(own, "i:me/a", "no JSON")
-            [where] = await redis.keys(f"{log._prefix}:*:run:*")  # type: ignore[attr-defined]
-            for odd in ("[]", "5", "null", "}{"):
-                await redis.set(where, odd)
-                with pytest.raises(LogFailed, match="corrupt"):
-                    await registry.where("me/a")
-        with pytest.raises(LogFailed, match="corrupt"):
-            await registry.live("t")
 
     async def test_owners_that_race_leave_a_log_without_hole_or_double(self, make: Make) -> None:
         chance = random.Random(3)
@@ -618,3 +613,19 @@ class TestShared:
         assert told == sorted(told)
         assert len(told) >= 400
         assert len(set(told)) > 1
+
+
+@pytest.mark.parametrize("make", ["redis"], indirect=True)
+async def test_corrupt_runs_are_told(make: Make, server: RedisServer) -> None:
+    registry = await begin(log := make())
+    await lease_of(registry, "a")
+    async with Redis.from_url(server.url, decode_responses=True) as redis:
+        [own] = await redis.keys(f"{log._prefix}:*:own")  # type: ignore[attr-defined]
+        await redis.hset(own, "i:me/a", "no JSON")
+        [where] = await redis.keys(f"{log._prefix}:*:run:*")  # type: ignore[attr-defined]
+        for odd in ("[]", "5", "null", "}{"):
+            await redis.set(where, odd)
+            with pytest.raises(LogFailed, match="corrupt"):
+                await registry.where("me/a")
+    with pytest.raises(LogFailed, match="corrupt"):
+        await registry.live("t")

@@ -17,9 +17,6 @@ from itertools import chain
 from typing import Any, cast
 from zlib import crc32
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
 from langgraph_ws.codec import dumps, encode_frame
 from langgraph_ws.errors import (
     ConfigurationError,
@@ -45,14 +42,9 @@ from langgraph_ws.log import (
 from langgraph_ws.log import scripts as lua
 from langgraph_ws.log.fold import Fold
 from langgraph_ws.log.redis_pool import COMMAND_S
+from langgraph_ws.log.redis_reader import Readers
 from langgraph_ws.log.redis_registry import RedisRegistry
-from langgraph_ws.log.redis_server import (
-    PAUSES_S,
-    Server,
-    number,
-    some_at_once,
-    text,
-)
+from langgraph_ws.log.redis_server import Server, number, text
 from langgraph_ws.log.redis_thread import (
     LocalFollower,
     LocalThread,
@@ -70,14 +62,11 @@ __all__ = ["RedisThreadLog"]
 logger = logging.getLogger(__name__)
 
 _SHARDS = 16
-_BLOCK_S = 2.0
-"""How long the reader waits for news before it looks whether the logs are still the same."""
 _DOWN = 3
 """After how many times its patience nobody waits for Redis any longer."""
-_READ_AT_ONCE = 256
+_READ_AT_ONCE = 1_024
 _TRIES = 5
 """How often what was read in several steps is read anew, because the log has moved on meanwhile."""
-_WAKE_KEPT_S = 3_600
 _FOLDS = 256
 """Threads whose fold is kept in the process though nothing happens to them."""
 
@@ -92,13 +81,15 @@ class RedisThreadLog(ThreadLog):
         url: Where Redis is: `redis://`, `rediss://` or `unix://`, as redis-py takes it; or
             `redis+sentinel://host:port,host:port/name/db` (`rediss+…`), where sentinels at these
             addresses know the master by this name. User and password are those of Redis; those of
-            the sentinels are `sentinel_username` and `sentinel_password` in the query.
+            the sentinels are `sentinel_username` and `sentinel_password` in the query. Or
+            `redis+cluster://host:port,host:port` (`rediss+…`), where some nodes of a cluster are.
         retention: How much is kept; `total_bytes` bounds what this process has written.
         prefix: What every key begins with.
         lease: Seconds after which a run is taken over whose process does not answer any more.
         patience: Seconds that Redis may be away before what needs it fails; after three times as
             long, clients are sent away to come back later.
-        connections: Connections of this process at once, beside the one that reads.
+        connections: Connections of this process at once, beside the one that reads; in a cluster
+            to each node, beside up to 16 that read.
         clock: The time in seconds since the Unix epoch; None: that of Redis.
 
     Raises:
@@ -134,9 +125,13 @@ class RedisThreadLog(ThreadLog):
         )
         self._server = Server(url, patience, connections)
         owner = secrets.token_hex(8)
-        self._bell = f"{prefix}:bell"
-        self._reader = _Reader(
-            self._server, self._check, wake=f"{prefix}:wake:{owner}", bell=self._bell
+        self._bell = f"{prefix}:{{0}}:bell"
+        self._ringing: set[asyncio.Task[None]] = set()
+        self._reader = Readers(
+            self._server,
+            self._check,
+            wake=lambda shard: f"{prefix}:{{{shard}}}:wake:{owner}",
+            bell=self._bell,
         )
         self._writer = owner
         self._writes = 0
@@ -162,7 +157,7 @@ class RedisThreadLog(ThreadLog):
             LogClosed: The log has been closed.
         """
         self._check_open()
-        await self._server.ping()
+        await self._server.ping(self._bell)
 
     async def close(self) -> None:
         """End every follower and let go of the connections."""
@@ -173,7 +168,11 @@ class RedisThreadLog(ThreadLog):
             thread.closed = True
             thread.wake()
         await self._reader.close()
+        if self._ringing:
+            await asyncio.wait(self._ringing, timeout=COMMAND_S)
         await self._server.close()
+        if self._ringing:
+            await asyncio.wait(self._ringing)
         self._threads.clear()
 
     def registry(self) -> RedisRegistry:
@@ -249,10 +248,9 @@ class RedisThreadLog(ThreadLog):
 
     def health(self) -> Health:
         """Whether Redis answers."""
-        away_s = self._server.away_s
-        if away_s >= _DOWN * self._patience:
+        if self._server.away_s >= _DOWN * self._patience:
             return "down"
-        return "degraded" if away_s > 0 else "ok"
+        return "ok" if self._server.is_whole else "degraded"
 
     # -- for the registry (see `Store`) -------------------------------------------------------
 
@@ -274,9 +272,11 @@ class RedisThreadLog(ThreadLog):
         _, rest = await self._append(script, thread, run_id, frames, fence, *more)
         return rest
 
-    async def command(self, *arguments: Any) -> Any:
-        """Run a command on keys of no thread."""
-        return await self._server.call(lambda redis: cast("Any", redis).execute_command(*arguments))
+    async def command(self, key: str, *arguments: Any) -> Any:
+        """Run a command on a key of no thread."""
+        return await self._server.call(
+            key, lambda link: cast("Any", link.redis).execute_command(*arguments)
+        )
 
     def fold_of(self, thread: str) -> Fold | None:
         """What this process knows of a thread."""
@@ -291,9 +291,19 @@ class RedisThreadLog(ThreadLog):
         """Begin to hear the bell."""
         await self._reader.listen(hear)
 
-    async def ring(self, **news: str) -> None:
-        """Ring the bell in every process."""
-        await self.command("XADD", self._bell, "MAXLEN", 1000, "*", *chain(*news.items()))
+    def ring(self, **news: str) -> None:
+        """Ring the bell in every process, before long."""
+        task = asyncio.create_task(self._ring(news), name="redis bell")
+        self._ringing.add(task)
+        task.add_done_callback(self._ringing.discard)
+
+    async def _ring(self, news: Mapping[str, str]) -> None:
+        try:
+            await self.command(
+                self._bell, "XADD", self._bell, "MAXLEN", 1000, "*", *chain(*news.items())
+            )
+        except (LogFailed, LogClosed) as error:  # all that it is rung for is written down, too
+            logger.warning("the bell in Redis could not be rung: %s", error)
 
     def let_go(self, thread: str) -> None:
         """The thread is written elsewhere from now on."""
@@ -477,9 +487,10 @@ class RedisThreadLog(ThreadLog):
     async def _read(self, local: LocalThread, first: int, last: int) -> list[Entry]:
         stamp = stamp_of(local.epoch)
         found = await self._server.call(
-            lambda redis: redis.xrange(
-                local.stream, f"{first}-{stamp}", f"{last}-{stamp}", count=_READ_AT_ONCE * 4
-            )
+            local.stream,
+            lambda link: link.redis.xrange(
+                local.stream, f"{first}-{stamp}", f"{last}-{stamp}", count=_READ_AT_ONCE
+            ),
         )
         return [stream_entry(name, fields) for name, fields in found if is_of(stamp, name)]
 
@@ -565,156 +576,6 @@ class RedisThreadLog(ThreadLog):
                 logger.warning("a run that ended could not be dropped: %s", error)
                 return
             written.dropped(key, run_id, left)
-
-
-class _Reader:
-    """Reads what others write, for all followed threads of the process.
-
-    It reads from explicit positions (`$` is evaluated anew at each call, and skips what came
-    between), and is woken by a key of its own when there is one thread more. It also hears the
-    bell that all processes share.
-    """
-
-    def __init__(
-        self, server: Server, check: Callable[[LocalThread], Any], *, wake: str, bell: str
-    ) -> None:
-        self._server = server
-        self._check = check
-        self._wake = wake
-        self._bell = bell
-        self._hear: Callable[[Mapping[bytes, bytes]], None] | None = None
-        self._threads: dict[str, LocalThread] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._woken = self._heard = "0-0"
-        self._reading: set[str] = set()
-        self._ringing: asyncio.Task[None] | None = None
-        self._closed = False
-
-    async def listen(self, hear: Callable[[Mapping[bytes, bytes]], None]) -> None:
-        """Hear the bell from now on."""
-        last = await self._server.call(lambda redis: redis.xrevrange(self._bell, count=1))
-        self._heard = text(last[0][0]) if last else "0-0"
-        self._hear = hear
-        self._begin()
-
-    def add(self, thread: LocalThread) -> None:
-        """Read a thread as long as it is followed here and written elsewhere."""
-        if self._closed:
-            return
-        self._threads[thread.stream] = thread
-        if not self._begin() and thread.is_remote and thread.stream not in self._reading:
-            self._call()
-
-    def _begin(self) -> bool:
-        if self._task is not None and not self._task.done():
-            return False
-        self._task = asyncio.create_task(self._read(), name="redis reader")
-        return True
-
-    async def close(self) -> None:
-        self._closed = True
-        if self._task is None:
-            return
-        self._call()
-        done, _ = await asyncio.wait({self._task}, timeout=COMMAND_S)
-        if not done:
-            self._task.cancel()
-        await asyncio.wait({self._task, *([self._ringing] if self._ringing else [])})
-
-    def _call(self) -> None:
-        """Have the reader look again which threads there are."""
-        if self._ringing is None:
-            self._ringing = asyncio.create_task(self._ring())
-
-    async def _ring(self) -> None:
-        try:
-            await self._server.call(
-                lambda redis: redis.xadd(self._wake, {"w": ""}, maxlen=4, approximate=False), 0
-            )
-            await self._server.call(lambda redis: redis.expire(self._wake, _WAKE_KEPT_S), 0)
-        except LogFailed as error:  # the reader looks of its own accord before long
-            logger.debug("the reader of the log could not be woken: %s", error)
-
-    async def _read(self) -> None:
-        redis = self._server.blocking(_BLOCK_S)
-        loop = asyncio.get_running_loop()
-        checked = loop.time()
-        try:
-            while not self._closed and self._followed():
-                try:
-                    if loop.time() - checked >= _BLOCK_S:
-                        await self._check_all()
-                        checked = loop.time()
-                    await self._read_once(redis)
-                except (RedisError, LogFailed) as error:
-                    if not self._closed:
-                        logger.warning("the log in Redis cannot be read: %s", error)
-                        await asyncio.sleep(PAUSES_S[-1])
-                    # Another Redis may answer next, with less in it.
-                    await redis.aclose()
-                    redis, checked = self._server.blocking(_BLOCK_S), float("-inf")
-                except Exception:
-                    logger.exception("what was read from Redis could not be shown")
-                    await asyncio.sleep(PAUSES_S[-1])
-        finally:
-            await redis.aclose()
-
-    def _followed(self) -> bool:
-        self._threads = {
-            stream: thread for stream, thread in self._threads.items() if thread.followers
-        }
-        return self._hear is not None or bool(self._threads)
-
-    async def _read_once(self, redis: Redis) -> None:
-        remote = {stream: t for stream, t in self._threads.items() if t.is_remote}
-        self._reading, self._ringing = set(remote), None
-        streams: Any = {self._wake: self._woken}
-        if self._hear is not None:
-            streams[self._bell] = self._heard
-        heads = {stream: Position(thread.epoch, thread.head) for stream, thread in remote.items()}
-        streams |= {stream: f"{at.seq}-{stamp_of(at.epoch)}" for stream, at in heads.items()}
-        reply = await redis.xread(streams, count=_READ_AT_ONCE, block=int(_BLOCK_S * 1000))
-        for stream, entries in cast("Any", reply) or ():
-            name = text(stream)
-            if name == self._wake:
-                self._woken = text(entries[-1][0])
-            elif name == self._bell and self._hear is not None:
-                self._heard = text(entries[-1][0])
-                for _, news in entries:
-                    self._hear(news)
-            elif (thread := self._threads.get(name)) is not None:
-                await self._take(thread, heads[name], entries)
-
-    async def _take(self, thread: LocalThread, after: Position, found: Sequence[Any]) -> None:
-        """Take what was read of a thread, unless it is read from elsewhere by now."""
-        if thread.epoch != after.epoch or thread.head < after.seq:
-            return
-        stamp = stamp_of(after.epoch)
-        if all(is_of(stamp, name) for name, _ in found):
-            self._show(thread, found)
-        else:
-            await self._check(thread)
-            if thread.epoch == after.epoch:
-                logger.error("the log of %r is corrupt: it has entries of another", thread.key)
-                thread.corrupt = True
-                thread.wake()
-
-    def _show(self, thread: LocalThread, found: Sequence[Any]) -> None:
-        try:
-            entries = [stream_entry(name, fields) for name, fields in found]
-        except LogFailed:
-            logger.exception("the log of %r is corrupt", thread.key)
-            thread.corrupt = True
-            thread.wake()
-            return
-        if entries[0].seq > thread.head + 1:
-            thread.skip_to(entries[0].seq)
-        thread.behind = False
-        if thread.push(entries):
-            thread.wake()
-
-    async def _check_all(self) -> None:
-        await some_at_once(map(self._check, list(self._threads.values())))
 
 
 def _kind(frame: Frame) -> str:

@@ -1,4 +1,4 @@
-"""Where Redis is: the connections to an address, or to the master that sentinels name."""
+"""Where Redis is: connections to an address, to the master that sentinels name, or to a node."""
 
 from __future__ import annotations
 
@@ -20,16 +20,25 @@ from redis.backoff import NoBackoff
 
 from langgraph_ws.errors import ConfigurationError
 
-__all__ = ["COMMAND_S", "Address"]
+__all__ = ["COMMAND_S", "Address", "Node"]
+
+Node = tuple[str, int]
+"""Host and port of a node of a cluster."""
 
 COMMAND_S = 2.0
 """How long Redis may take for one command; a frozen one is noticed then."""
+_PORT = 6_379
 _SENTINEL_PORT = 26_379
 _SENTINELS = re.compile(
     r"(?P<scheme>rediss?)\+sentinel://(?P<user>[^@/?]*@)?(?P<hosts>[^/?@]+)/(?P<name>[^/?]+)"
     r"(?P<db>/\d*)?(\?(?P<query>.*))?"
 )
 _EXPECTED = "expected redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?…]"
+_CLUSTER = re.compile(
+    r"(?P<scheme>rediss?)\+cluster://(?P<user>[^@/?]*@)?(?P<hosts>[^/?@]+)"
+    r"(?P<db>/\d*)?(\?(?P<query>.*))?"
+)
+_EXPECTED_CLUSTER = "expected redis+cluster://[user:password@]host[:port],host[:port]…[?…]"
 
 
 class Address:
@@ -37,48 +46,61 @@ class Address:
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py takes it; or `redis+sentinel://` or
-            `rediss+sentinel://`, with the sentinels, the name of the master, and its database.
+            `rediss+sentinel://`, with the sentinels, the name of the master, and its database; or
+            `redis+cluster://` or `rediss+cluster://`, with some nodes of a cluster.
+
+    Attributes:
+        nodes: The nodes that are named of a cluster; none: it is no cluster.
 
     Raises:
         ConfigurationError: The URL is none.
     """
 
     def __init__(self, url: str) -> None:
+        self.nodes: tuple[Node, ...] = ()
         self._url = url
         self._sentinel: Sentinel | None = None
         self._named: Mapping[str, Any] = {}
+        scheme = url.partition("://")[0]
         try:
-            if url.partition("://")[0].endswith("+sentinel"):
+            if scheme.endswith("+sentinel"):
                 self._named = self._ask_sentinels(url)
+            elif scheme.endswith("+cluster"):
+                self._named = self._know_nodes(url)
             else:
                 parse_url(url)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"url: {error}") from None
 
-    def client(self, connections: int, timeout: float) -> Redis:
+    def client(self, connections: int, timeout: float, node: Node | None = None) -> Redis:
         """A client with a pool of its own, which closes with it.
 
         Args:
             connections: How many it may have at once; who needs one more waits for it.
             timeout: Seconds that a command may take.
+            node: To which node of a cluster.
         """
-        return Redis.from_pool(self._pool(connections, timeout))
+        return Redis.from_pool(self._pool(connections, timeout, node))
 
-    def reader(self, timeout: float) -> Redis:
+    def reader(self, timeout: float, node: Node | None = None) -> Redis:
         """A client of one connection, whose loss is an error and never mended without a word.
 
         Args:
             timeout: Seconds that a command may take.
+            node: To which node of a cluster.
         """
-        pool = self._pool(1, timeout)
+        pool = self._pool(1, timeout, node)
         pool.connection_kwargs["socket_timeout"] = timeout  # whatever the URL says of commands
         reader = Redis(connection_pool=pool, single_connection_client=True)
         reader.auto_close_connection_pool = True
         return reader
 
-    def _pool(self, connections: int, timeout: float) -> BlockingConnectionPool:
+    def _pool(self, connections: int, timeout: float, node: Node | None) -> BlockingConnectionPool:
         options = _options(timeout) | {"max_connections": connections, "timeout": COMMAND_S}
-        if self._sentinel is None:
+        if node is not None:
+            host, port = node
+            pool = BlockingConnectionPool(**{**options, **self._named, "host": host, "port": port})
+        elif self._sentinel is None:
             pool = BlockingConnectionPool.from_url(self._url, **options)
         else:
             pool = _SentinelPool(**{**options, **self._named})
@@ -108,7 +130,7 @@ class Address:
         secure = options.pop("connection_class", None) is not None
         tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
         self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            [_host(host) for host in found["hosts"].split(",")],
+            [_host(host, _SENTINEL_PORT, _EXPECTED) for host in found["hosts"].split(",")],
             sentinel_kwargs=_options(COMMAND_S) | theirs | ({"ssl": True} | tls if secure else {}),
         )
         return options | {
@@ -119,17 +141,30 @@ class Address:
             ),
         }
 
+    def _know_nodes(self, url: str) -> dict[str, Any]:
+        """Know some nodes of a cluster; what a pool of connections to any of them takes."""
+        found = _CLUSTER.fullmatch(url)
+        if found is None:
+            raise ValueError(_EXPECTED_CLUSTER)
+        hosts = found["hosts"].split(",")
+        self.nodes = tuple(_host(host, _PORT, _EXPECTED_CLUSTER) for host in hosts)
+        about = f"{found['scheme']}://{found['user'] or ''}node{found['db'] or ''}"
+        options: dict[str, Any] = {**parse_url(f"{about}?{found['query'] or ''}")}
+        if options.get("db"):
+            raise ValueError(f"a cluster has database 0 only, got {options['db']!r}")
+        return options
+
 
 class _SentinelPool(BlockingConnectionPool, SentinelConnectionPool):
     """Connections to the master that sentinels name; who needs one more waits for it."""
 
 
-def _host(text: str) -> tuple[str, int]:
-    """A host, and its port or that of sentinels."""
+def _host(text: str, port: int, expected: str) -> Node:
+    """A host, and its port or the usual one."""
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
-        raise ValueError(_EXPECTED)
-    return parts.hostname, parts.port or _SENTINEL_PORT
+        raise ValueError(expected)
+    return parts.hostname, parts.port or port
 
 
 def _options(timeout: float) -> dict[str, Any]:

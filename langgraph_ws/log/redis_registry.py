@@ -79,8 +79,8 @@ class Store(Protocol):
         """Run a script that writes frames; what it returns beside what was written."""
         ...
 
-    async def command(self, *arguments: Any) -> Any:
-        """Run a command on keys of no thread."""
+    async def command(self, key: str, *arguments: Any) -> Any:
+        """Run a command on a key of no thread."""
         ...
 
     async def view(self, thread: str) -> tuple[Position, ThreadView]:
@@ -99,8 +99,8 @@ class Store(Protocol):
         """Begin to hear the bell."""
         ...
 
-    async def ring(self, **news: str) -> None:
-        """Ring the bell in every process."""
+    def ring(self, **news: str) -> None:
+        """Ring the bell in every process, before long."""
         ...
 
     def let_go(self, thread: str) -> None:
@@ -138,10 +138,11 @@ class RedisRegistry(Registry):
         self._claims = 0
         self._offsets = [0] * shards  # where to look next for what can be taken over
         self._left: dict[str, float] = {}  # threads that are left to others, and until when
-        self._placed = _now()  # when it was last written down where the runs are to be found
+        # When it was last written down where the runs are to be found, for each slot.
+        self._placed = [_now()] * shards
         self._keeper: Keeper | None = None
-        self._bell = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._bells = [asyncio.Event() for _ in range(shards)]
+        self._tasks: set[asyncio.Task[None]] = set()
         self._guard: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -149,21 +150,25 @@ class RedisRegistry(Registry):
         """Begin to renew what is held, and to take over what nobody holds."""
         self._keeper = keeper
         await self._store.listen(self._hear)
-        self._task = asyncio.create_task(self._tend(), name="redis registry")
+        self._tasks = {
+            asyncio.create_task(self._tend(shard), name=f"redis registry {shard}")
+            for shard in range(self._shards)
+        }
         self._guard = asyncio.create_task(self._watch_deadlines(), name="redis leases")
 
     async def close(self) -> None:
         """Let go of every lease."""
         self._closed = True
-        self._bell.set()
-        if self._task is not None:
+        self._ring()
+        if self._tasks:
             # A command that is cancelled costs its connection, and redis-py 8.1 swallows a
             # cancellation while it connects: it gets the time to end.
-            _, pending = await asyncio.wait({self._task}, timeout=_CLOSE_S)
+            _, pending = await asyncio.wait(self._tasks, timeout=_CLOSE_S)
             if pending:
-                self._task.cancel()
-                await asyncio.wait({self._task})
-            self._task = None
+                for task in pending:
+                    task.cancel()
+                await asyncio.wait(pending)
+            self._tasks = set()
         for lease in list(self._held.values()):
             with contextlib.suppress(LogFailed):
                 await self.release(lease)
@@ -197,7 +202,7 @@ class RedisRegistry(Registry):
         if outcome == b"LIVE":
             place, *superseded = rest
             for active in superseded:
-                await self._tell_stop(text(active))
+                self._tell_stop(text(active))
             return Admitted(standing=Standing(ticket=ticket, place=number(place) or None))
         if is_new:
             await self._take_back_where(ticket)
@@ -232,7 +237,7 @@ class RedisRegistry(Registry):
             if crashed:  # others may fare better
                 self._left[thread] = _now() + self._lease_s
             await self._store.run(lua.RELEASE, thread, thread, lease.fence, int(crashed))
-            await self._store.ring(claim="1")
+            self._store.ring(claim="1")
         return None
 
     async def withdraw(self, standing: Standing, frames: Sequence[Frame]) -> bool:
@@ -247,7 +252,7 @@ class RedisRegistry(Registry):
         """Have the active run of a thread cancelled, whoever carries it."""
         ticket = standing.ticket
         if number(await self._store.run(lua.STOP, ticket.thread, ticket.run)):
-            await self._tell_stop(ticket.run)
+            self._tell_stop(ticket.run)
 
     async def live(self, thread: str) -> tuple[Standing, ...]:
         """The live runs of a thread: the active one, then those that wait, in order."""
@@ -263,7 +268,7 @@ class RedisRegistry(Registry):
 
     async def where(self, run: str) -> Where | None:
         """Where a run is to be found that is live, or ended not too long ago."""
-        found = await self._store.command("GET", self._where(run))
+        found = await self._store.command(key := self._where(run), "GET", key)
         if found is None:
             return None
         try:
@@ -388,14 +393,16 @@ class RedisRegistry(Registry):
             if self._keeper is not None:
                 self._keeper.lose(lease.ticket.run)
 
-    async def _tend(self) -> None:
-        """Renew what is held, and take over what nobody holds, again and again."""
+    async def _tend(self, shard: int) -> None:
+        """Look after what is in a slot, again and again; none waits for another."""
         tick = self._lease_s / _TICKS
+        bell = self._bells[shard]
         while not self._closed:
             try:
-                await self._renew_all()
-                await self._claim_all()
-                await some_at_once(map(self._tell_watched, list(self._watched)))
+                await self._renew_all(shard)
+                await self._claim_all(shard)
+                watched = [it for it in self._watched if self._shard_of(it) == shard]
+                await some_at_once(map(self._tell_watched, watched))
             except LogFailed as error:
                 logger.warning("leases cannot be looked after: %s", error)
             except Exception:
@@ -405,15 +412,21 @@ class RedisRegistry(Registry):
             with contextlib.suppress(TimeoutError):
                 # Jitter, so that processes do not all look at the same time.
                 async with asyncio.timeout(tick * random.uniform(0.8, 1.1)):  # noqa: S311
-                    await self._bell.wait()
-            self._bell.clear()
+                    await bell.wait()
+            bell.clear()
 
-    async def _renew_all(self) -> None:
+    async def _renew_all(self, shard: int) -> None:
         held = list(self._held.values())
-        await some_at_once(map(self._renew, held))
-        if _now() - self._placed > self._keep_ms / 1000 / _TICKS:
-            self._placed = _now()
-            await some_at_once(self._tell_where(lease.ticket) for lease in held)
+        await some_at_once(
+            self._renew(lease) for lease in held if self._shard_of(lease.ticket.thread) == shard
+        )
+        if _now() - self._placed[shard] > self._keep_ms / 1000 / _TICKS:
+            self._placed[shard] = _now()
+            await some_at_once(
+                self._tell_where(lease.ticket)
+                for lease in held
+                if self._shard_of(lease.ticket.run) == shard
+            )
 
     async def _renew(self, lease: Lease) -> None:
         thread = lease.ticket.thread
@@ -443,26 +456,15 @@ class RedisRegistry(Registry):
             ends = min((lease.deadline for lease in self._held.values()), default=math.inf)
             await asyncio.sleep(min(tick, ends - _now()))
 
-    async def _claim_all(self) -> None:
-        """Take over the runs whose lease has ended."""
-        now = await self._store.command("TIME")
-        now_ms = number(now[0]) * 1000 + number(now[1]) // 1000
-        await some_at_once(
-            self._claim_of(shard, now_ms)
-            for shard in random.sample(range(self._shards), self._shards)
-        )
-        self._left = {thread: ends for thread, ends in self._left.items() if ends > _now()}
-
-    async def _claim_of(self, shard: int, now_ms: int) -> None:
-        """Take over some runs of a slot; after those that cannot be, it is the turn of others."""
+    async def _claim_all(self, shard: int) -> None:
+        """Take over some runs whose lease has ended; then it is the turn of those after them."""
         offset = self._offsets[shard]
-        found = await self._store.command(
-            *("ZRANGEBYSCORE", f"{self._prefix}:{{{shard}}}:leases", "-inf", now_ms),
-            *("LIMIT", offset, _CLAIMED),
-        )
+        leases = f"{self._prefix}:{{{shard}}}:leases"
+        found = await self._store.command(leases, "EVAL", lua.DUE, 1, leases, offset, _CLAIMED)
         random.shuffle(found)
         staying = [thread for thread in map(text, found) if not await self._claim(thread)]
         self._offsets[shard] = offset + len(staying) if len(found) == _CLAIMED else 0
+        self._left = {thread: ends for thread, ends in self._left.items() if ends > _now()}
 
     async def _claim(self, thread: str) -> bool:
         """Take over the active run of a thread; whether it waits for nobody any more."""
@@ -491,11 +493,15 @@ class RedisRegistry(Registry):
         if (run := news.get(b"stop")) is not None:
             self._stop(text(run))
         else:
-            self._bell.set()
+            self._ring()
 
-    async def _tell_stop(self, run: str) -> None:
+    def _ring(self) -> None:
+        for bell in self._bells:
+            bell.set()
+
+    def _tell_stop(self, run: str) -> None:
         if not self._stop(run):
-            await self._store.ring(stop=run)
+            self._store.ring(stop=run)
 
     def _stop(self, run: str) -> bool:
         """Cancel a run if it is carried here."""
@@ -510,17 +516,22 @@ class RedisRegistry(Registry):
     # -- keys and data ----------------------------------------------------------------------
 
     def _where(self, run: str) -> str:
-        return f"{self._prefix}:{{{crc32(run.encode()) % self._shards}}}:run:{run}"
+        return f"{self._prefix}:{{{self._shard_of(run)}}}:run:{run}"
+
+    def _shard_of(self, name: str) -> int:
+        """The slot of a thread, or of where a run is to be found."""
+        return crc32(name.encode()) % self._shards
 
     async def _tell_where(self, ticket: Ticket, *condition: str) -> bool:
         """Write down where a run is to be found, and who says so."""
         key, told = self._where(ticket.run), self._told(ticket)
-        return bool(await self._store.command("SET", key, told, *condition, "PX", self._keep_ms))
+        done = await self._store.command(key, "SET", key, told, *condition, "PX", self._keep_ms)
+        return bool(done)
 
     async def _take_back_where(self, ticket: Ticket) -> None:
         """A run was refused here: it is not to be found, unless another process has taken it."""
         key, told = self._where(ticket.run), self._told(ticket)
-        await self._store.command("EVAL", lua.TAKE_BACK, 1, key, told)
+        await self._store.command(key, "EVAL", lua.TAKE_BACK, 1, key, told)
 
     def _told(self, ticket: Ticket) -> bytes:
         return dumps([ticket.thread, ticket.thread_id, self._owner])

@@ -1,8 +1,8 @@
 """What Redis does for a thread, as Lua: each script is one step that nothing can come between.
 
-Every script but `TAKE_BACK` gets the same keys, which lie in one hash slot, and the same first
-arguments. Numbers are milliseconds, bytes and entry numbers; frames are JSON that no script looks
-into.
+Every script but `TAKE_BACK` and `DUE` gets the same keys, which lie in one hash slot, and the same
+first arguments. Numbers are milliseconds, bytes and entry numbers; frames are JSON that no script
+looks into.
 
 ========  ======  ============================================================================
 `META`    hash    `e` epoch, `s` head, `fs` first entry that readers see, `b` bytes of those,
@@ -40,6 +40,7 @@ __all__ = [
     "CHECK",
     "CLAIM",
     "DROP",
+    "DUE",
     "FINISH",
     "FOLLOW",
     "LEAVE",
@@ -668,4 +669,12 @@ TAKE_BACK = """
 -- KEYS: where a run is to be found; ARGV: what this process wrote there
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
+"""
+
+DUE = """
+-- KEYS: the leases of a slot; ARGV: how many to leave out, and how many to name -> threads whose
+-- lease has ended
+local t = redis.call('TIME')
+local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', ARGV[1], ARGV[2])
 """

@@ -1,0 +1,166 @@
+"""A Redis Cluster: which of its nodes has what, as the nodes say.
+
+redis-py has a client for clusters, which is not used. In it (8.1), a node that does not answer
+holds up what all others are asked, who needs one connection more than there may be gets an error,
+one `CLUSTERDOWN` closes the connections to all nodes, and `ASKING` may go through another
+connection than what it stands for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
+
+from langgraph_ws.log.redis_link import Link
+from langgraph_ws.log.redis_pool import COMMAND_S, Address, Node
+
+__all__ = ["Cluster", "slot_of"]
+
+T = TypeVar("T")
+
+_HOPS = 5
+"""How often a command follows where a node sends it."""
+_ANSWERS_S = 0.3
+"""How long all nodes have to say what they know; later, the first that answers is enough."""
+_LEARNT_S = 0.05
+"""How long what they have said holds at least."""
+
+View = list[tuple[int, int, list[Node]]]
+"""What one node says: first and last slot, their master, and its replicas."""
+
+
+class Cluster:
+    """The nodes of a cluster, each with connections of its own.
+
+    Args:
+        address: Where some of the nodes are.
+        connections: To each of them, at once.
+    """
+
+    def __init__(self, address: Address, connections: int) -> None:
+        self._address = address
+        self._connections = connections
+        self._links: dict[Node, Link] = {}
+        self._masters: dict[int, Node] = {}  # of the slots that are in use
+        self._views: list[View] = []
+        self._nodes = {*address.nodes}  # all that are known
+        self._trouble = ""  # why a node did not say what it knows
+        self._questions: dict[Node, asyncio.Task[View]] = {}
+        self._learning: asyncio.Task[None] | None = None
+        self._learnt = float("-inf")
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def at(self, slot: int, command: Callable[[Link], Awaitable[T]]) -> T:
+        """Do something at the node that has a slot, or at whom that sends it to."""
+        node = self._masters.get(slot) or await self._find(slot)
+        link = self._link(node)
+        for hop in range(_HOPS + 1):
+            try:
+                return await command(link)
+            except AskError as error:  # or MovedError, which is one
+                if hop == _HOPS:
+                    raise
+                node = error.host or node[0], error.port
+                link = self._link(node)
+                if isinstance(error, MovedError):
+                    self._masters[slot] = node
+                else:
+                    link = link.asking()
+        raise AssertionError("unreachable")
+
+    async def learn(self) -> None:
+        """Ask the nodes who has what now."""
+        if self._learning is None:
+            if asyncio.get_running_loop().time() - self._learnt < _LEARNT_S:
+                return
+            self._learning = asyncio.create_task(self._ask_all(), name="redis cluster")
+        await asyncio.shield(self._learning)
+
+    async def close(self) -> None:
+        """Let go of the connections, once what was begun is done."""
+        tasks: list[asyncio.Task[Any]] = [*self._questions.values(), *self._closing]
+        if self._learning is not None:
+            tasks.append(self._learning)
+        if tasks:
+            await asyncio.wait(tasks)
+        for link in self._links.values():
+            await link.close()
+
+    async def _find(self, slot: int) -> Node:
+        if not self._views:
+            await self.learn()
+        found = Counter(
+            nodes[0] for view in self._views for first, last, nodes in view if first <= slot <= last
+        )
+        if not found:
+            raise ClusterDownError(self._trouble or f"no node of the cluster has slot {slot}")
+        [(node, _)] = found.most_common(1)
+        return self._masters.setdefault(slot, node)
+
+    def _link(self, node: Node) -> Link:
+        link = self._links.get(node)
+        if link is None:
+            client = self._address.client(self._connections, COMMAND_S, node)
+            link = self._links[node] = Link(client, node)
+        return link
+
+    async def _ask_all(self) -> None:
+        """Learn from those that answer soon, or from the first that does."""
+        for node in self._nodes | set(self._masters.values()):
+            if node not in self._questions:
+                self._questions[node] = asyncio.create_task(self._ask(node), name="redis cluster")
+        try:
+            waiting = set(self._questions.values())
+            done, _ = await asyncio.wait(waiting, timeout=_ANSWERS_S)
+            while not (views := [view for task in done if (view := task.result())]) and waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if views:
+                self._take(views)
+        finally:
+            self._learnt = asyncio.get_running_loop().time()
+            self._learning = None
+
+    async def _ask(self, node: Node) -> View:
+        """Which slots a node knows to be where; nothing, if it does not answer."""
+        redis: Any = self._address.reader(COMMAND_S, node)
+        try:
+            return _view(await redis.execute_command("CLUSTER", "SLOTS"), node)
+        except RedisError as error:
+            self._trouble = str(error)
+            return []
+        finally:
+            await redis.aclose()
+            del self._questions[node]
+
+    def _take(self, views: list[View]) -> None:
+        self._views, self._trouble = views, ""
+        self._masters.clear()
+        known = {node for view in views for _, _, nodes in view for node in nodes}
+        self._nodes = {*self._address.nodes, *known}
+        for node, link in self._links.items():
+            if node not in known:
+                task = asyncio.create_task(link.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+
+def slot_of(key: str | bytes) -> int:
+    """The slot of a key."""
+    return key_slot(key.encode() if isinstance(key, str) else key)
+
+
+def _view(reply: Iterable[Any], asked: Node) -> View:
+    """What a node has said; an address without a host is at the one that was asked."""
+    return [
+        (
+            int(first),
+            int(last),
+            [(host.decode() if host else asked[0], int(port)) for host, port, *_ in nodes],
+        )
+        for first, last, *nodes in reply
+    ]

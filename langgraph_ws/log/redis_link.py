@@ -1,0 +1,106 @@
+"""One Redis, and the scripts that are sent to it: those that come together go together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from functools import cache
+from hashlib import sha1
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from langgraph_ws.log.redis_pool import Node
+
+__all__ = ["Link"]
+
+_PIPELINED = 64
+"""Scripts that are sent at once, at most."""
+
+
+class Link:
+    """A Redis, and the scripts that are on their way to it.
+
+    Args:
+        redis: A client, which closes with it.
+        node: Which node of a cluster it is.
+    """
+
+    def __init__(self, redis: Redis, node: Node | None = None) -> None:
+        self.redis = redis
+        self.node = node
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def evaluate(self, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        """Run a script."""
+        try:
+            return await self._send("EVALSHA", _name_of(script), len(keys), *keys, *arguments)
+        except NoScriptError:  # it is new to this Redis, or was forgotten
+            return await self._send("EVAL", script, len(keys), *keys, *arguments)
+
+    def asking(self) -> Link:
+        """The same for what is about to be moved to this node of a cluster."""
+        return _Asking(_AskingRedis(connection_pool=self.redis.connection_pool), self.node)
+
+    async def close(self) -> None:
+        """Let go of the connections, once what was begun is done."""
+        if self._sender is not None:
+            await asyncio.wait({self._sender})
+        await self.redis.aclose()
+
+    def _send(self, *command: Any) -> Awaitable[Any]:
+        """Send a command, together with those that come while others are on their way."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((command, answer))
+        if self._sender is None:
+            self._sender = loop.create_task(self._send_all())
+        return answer
+
+    async def _send_all(self) -> None:
+        while batch := self._waiting[:_PIPELINED]:
+            del self._waiting[:_PIPELINED]
+            pipeline = self.redis.pipeline(transaction=False)
+            for command, _ in batch:
+                pipeline.execute_command(*command)
+            replies: Sequence[Any]
+            try:
+                replies = await pipeline.execute(raise_on_error=False)
+            except Exception as error:
+                replies = [error] * len(batch)
+            for (_, answer), reply in zip(batch, replies, strict=True):
+                if answer.done():  # nobody waits any more
+                    continue
+                if isinstance(reply, Exception):
+                    answer.set_exception(reply)
+                else:
+                    answer.set_result(reply)
+        self._sender = None
+
+
+class _Asking(Link):
+    """A node that is about to get the slot of what is sent to it."""
+
+    def _send(self, *command: Any) -> Awaitable[Any]:
+        return cast("Awaitable[Any]", cast("Any", self.redis).execute_command(*command))
+
+
+class _AskingRedis(Redis):
+    """Says before each command, on the same connection, that another node has sent it here."""
+
+    async def execute_command(self, *command: Any, **options: Any) -> Any:
+        pipeline = self.pipeline(transaction=False)
+        pipeline.execute_command("ASKING")
+        pipeline.execute_command(*command, **options)
+        _, reply = await pipeline.execute(raise_on_error=False)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+@cache
+def _name_of(script: str) -> str:
+    """What Redis calls a script."""
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()
