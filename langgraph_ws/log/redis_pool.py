@@ -67,6 +67,7 @@ class Address:
                 self._named = self._ask_sentinels(url)
             elif scheme.endswith("+cluster"):
                 self._named = self._know_nodes(url)
+                self._pool(1, COMMAND_S, self.nodes[0]).make_connection()  # knows all its options
             else:
                 parse_url(url)
         except (ValueError, TypeError) as error:
