@@ -442,7 +442,7 @@ class World:
 
     async def _check_leases(self, judge: RedisThreadLog) -> None:
         own = judge._keys(self.name)[4]
-        stored = await judge.command("HMGET", own, "f", "act", "o", "lx")
+        stored = await judge.command(own.decode(), "HMGET", own, "f", "act", "o", "lx")
         fence, active, owner, ends = (text.decode() if text else "" for text in stored)
         current = [lease for lease in self.leases if str(lease.fence) == fence]
         held = [

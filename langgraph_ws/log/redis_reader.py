@@ -158,9 +158,9 @@ class Reader:
                         checked = loop.time()
                     await self._read_once(redis)
                 except (RedisError, LogFailed) as error:
-                    if not self._closed:
+                    if not self._closed and not isinstance(error, MovedError):
                         logger.warning("the log in Redis cannot be read: %s", error)
-                        await asyncio.sleep(_pause_after(error))
+                        await asyncio.sleep(PAUSES_S[-1])
                     if redis is not None:
                         await redis.aclose()
                         redis = None
@@ -232,8 +232,3 @@ class Reader:
 def _shard_of(key: str) -> str:
     """What keys have in common that are in the same slot."""
     return key[key.index("{") + 1 : key.index("}")]
-
-
-def _pause_after(error: Exception) -> float:
-    """Who was told where the log is now need not wait."""
-    return 0.0 if isinstance(error, MovedError) else PAUSES_S[-1]

@@ -76,6 +76,16 @@ def table(quick: bool) -> list[tuple[str, str, Scenario]]:
             lambda *where: scenarios.fail_over(*where, times=few or 8),
         ),
         (
+            "kill -9 of a master of a Redis Cluster",
+            "PostgreSQL",
+            lambda *where: scenarios.fail_over_in_cluster(*where, times=few or 8),
+        ),
+        (
+            "slots of a Redis Cluster moved, key by key",
+            "PostgreSQL",
+            lambda *where: scenarios.move_slots(*where, times=few * 2 or 8),
+        ),
+        (
             "Redis wiped in mid-run",
             "PostgreSQL",
             lambda *where: scenarios.wipe_redis(*where, times=few or 6),

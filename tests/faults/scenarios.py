@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import count
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 
 from langgraph_ws.client import Client, RequestRefused, Run, RunFailedError
 from langgraph_ws.frames import AttemptStarted
+from langgraph_ws.log.redis_cluster import slot_of
 from tests.browser import launched
 from tests.faults.app import text_of
 from tests.faults.cluster import (
@@ -35,7 +36,7 @@ from tests.faults.cluster import (
     cluster,
     converse,
 )
-from tests.servers import RedisServer, free_port, sentinel_group
+from tests.servers import RedisServer, free_port, redis_cluster, sentinel_group
 
 T = TypeVar("T")
 
@@ -481,6 +482,62 @@ async def fail_over(directory: Path, _: RedisServer, checkpoints: str, *, times:
         f"{times} masters killed under {4 * times} conversations: {len(gaps)} gaps told, no node "
         f"ran twice, every conversation ended with the right state, the slowest in {longest:.1f} s"
     )
+
+
+async def fail_over_in_cluster(
+    directory: Path, _: RedisServer, checkpoints: str, *, times: int
+) -> str:
+    """kill -9 of a master of a Redis Cluster; its replica is elected, and all goes on."""
+    chance = random.Random(12)
+    gaps: list[object] = []
+    longest = 0.0
+    for number in range(times):
+        place = directory / f"nodes{number}"
+        place.mkdir()
+        with redis_cluster(place, replicas=True, timeout_ms=1_000) as nodes:
+            async with cluster(
+                place, nodes.url, checkpoints, prefix="elect", lease=15.0, delay=0.02
+            ) as made:
+                threads = [f"elect-{number}-{n}" for n in range(4)]
+                async with made.client() as client:
+                    began = time.monotonic()
+                    tasks = [made.spawn(converse(client, it, gaps.append)) for it in threads]
+                    await asyncio.sleep(chance.uniform(0.2, 1.2))
+                    assert not any(task.done() for task in tasks)
+                    nodes.masters[number % 3].kill()
+                    await finish_all(made, tasks)
+                    longest = max(longest, time.monotonic() - began)
+                for thread, task in zip(threads, tasks, strict=True):
+                    await made.check_state(thread)
+                    assert made.check_notes([run.run_id for run in task.result()]) == 0
+    return (
+        f"{times} masters killed under {4 * times} conversations: {len(gaps)} gaps told, no node "
+        f"ran twice, every conversation ended with the right state, the slowest in {longest:.1f} s"
+    )
+
+
+async def move_slots(directory: Path, _: RedisServer, checkpoints: str, *, times: int) -> str:
+    """Every slot moves from node to node of a Redis Cluster, key by key."""
+    moved = number = 0
+    with redis_cluster(directory) as nodes:
+        async with cluster(
+            directory, nodes.url, checkpoints, prefix="move", lease=15.0, delay=0.02
+        ) as made:
+            slots = [slot_of(f"{{{shard}}}") for shard in range(16)]
+            for node in islice(cycle(nodes.masters), times):
+                threads = [f"move-{number + n}" for n in range(4)]
+                number += 4
+                async with made.client() as client:
+                    tasks = await start_many(made, client, threads)
+                    await asyncio.sleep(0.2)
+                    for slot in slots:
+                        if nodes.master_of(slot) is not node:
+                            await asyncio.to_thread(nodes.move_key_by_key, slot, node, 0.005)
+                            moved += 1
+                    runs = await finish_all(made, tasks)
+                again, attempts = await check_all(made, runs, threads)
+                assert (again, attempts) == (0, 0)
+    return f"{moved} moves under {number} conversations: nothing lost or doubled, no take-over"
 
 
 async def wipe_redis(directory: Path, redis: RedisServer, checkpoints: str, *, times: int) -> str:
