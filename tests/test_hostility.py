@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from redis.asyncio import Redis
 from langgraph_ws.log.redis import RedisThreadLog
 from tests.graphs import chat
 from tests.security import canaries, flood, fuzz, origins, rfc6455, tenants
-from tests.servers import redis_server
+from tests.servers import RedisServer, redis_cluster, redis_server
 from tests.serving import HELLO, serving
 
 pytestmark = pytest.mark.timeout(60)
@@ -58,12 +60,33 @@ def test_what_is_said_to_be_tried_is() -> None:
         assert f"def {test}(" in (tests / file).read_text("utf-8"), (file, test)
 
 
-async def test_the_user_of_redis_needs_no_more_than_is_said(tmp_path: Path) -> None:
-    [said] = re.findall(r"`ACL SETUSER ([^`]+)`", canaries.SECURITY_MD.read_text("utf-8"))
-    with redis_server(tmp_path) as server:
-        async with Redis.from_url(server.url, decode_responses=True) as admin:
-            await admin.execute_command("ACL", "SETUSER", *said.split())
-            log = RedisThreadLog(server.url.replace("//", "//name:password@"))
+@contextmanager
+def nodes_of(kind: str, directory: Path) -> Iterator[tuple[str, Sequence[RedisServer]]]:
+    """The URL of a Redis, or of a cluster, and what it consists of."""
+    if kind == "one":
+        with redis_server(directory) as server:
+            yield server.url, [server]
+    else:
+        with redis_cluster(directory) as cluster:
+            yield cluster.url, cluster.masters
+
+
+@pytest.mark.parametrize("kind", ["one", "cluster"])
+async def test_the_user_of_redis_needs_no_more_than_is_said(kind: str, tmp_path: Path) -> None:
+    told = canaries.SECURITY_MD.read_text("utf-8")
+    [said] = re.findall(r"`ACL SETUSER ([^`]+)`", told)
+    if kind == "cluster":
+        [more] = re.findall(r"in a cluster with `([^`]+)` at its end", told)
+        said += f" {more}"
+    with nodes_of(kind, tmp_path) as (url, nodes):
+        async with AsyncExitStack() as admins:
+            admin = [
+                await admins.enter_async_context(Redis.from_url(node.url, decode_responses=True))
+                for node in nodes
+            ]
+            for each in admin:
+                await each.execute_command("ACL", "SETUSER", *said.split())
+            log = RedisThreadLog(url.replace("//", "//name:password@"))
             async with (
                 serving(chat("Hello.", saver=InMemorySaver()), log=log) as site,
                 site.connect() as one,
@@ -77,6 +100,6 @@ async def test_the_user_of_redis_needs_no_more_than_is_said(tmp_path: Path) -> N
                         assert (await client.the("end"))["data"]["status"] == "completed"
                 await one.send("attach", thread_id="t")
                 await one.the("end")
-            denied = await admin.execute_command("ACL", "LOG")
+            denied = [it for each in admin for it in await each.execute_command("ACL", "LOG")]
             # redis-py says its name, and does without (Redis 6.2 has no rule for that alone).
             assert [entry for entry in denied if entry["object"] != "client"] == []

@@ -8,13 +8,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
 
-from langgraph_ws.errors import LogFailed, LogUnavailable
+from langgraph_ws.errors import LogClosed, LogFailed, LogUnavailable
 from langgraph_ws.frames import Custom
 from langgraph_ws.log import Retention, ThreadLog
 from langgraph_ws.log.redis import RedisThreadLog
@@ -31,7 +31,14 @@ from tests.log_suite import (
     seqs,
     started,
 )
-from tests.servers import RedisCluster, RedisServer, free_port, redis_cluster, tell
+from tests.servers import (
+    RedisCluster,
+    RedisServer,
+    free_port,
+    redis_cluster,
+    redis_server,
+    tell,
+)
 from tests.test_registry import Keeper, ticket
 
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
@@ -294,3 +301,43 @@ async def test_nodes_that_are_all_gone_are_told_of(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable, match=r"Redis is away: .*connect"):
         await log.start()
     await log.close()
+
+
+async def test_a_cluster_that_is_named_as_one_redis_is_told(cluster: RedisCluster) -> None:
+    other = next(node for node in cluster.masters if node is not cluster.master_of(slot("t")))
+    log = RedisThreadLog(other.url)
+    with pytest.raises(LogFailed, match=r"redis\+cluster://"):
+        await log.append("t", "r", [started()])
+    await log.close()
+
+
+async def test_a_redis_that_is_named_as_a_cluster_is_told(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        log = RedisThreadLog(f"redis+cluster://127.0.0.1:{server.port}", patience=0.2)
+        with pytest.raises(LogUnavailable, match="cluster support disabled"):
+            await log.append("t", "r", [started()])
+        await log.close()
+
+
+async def test_nodes_that_left_the_cluster_have_no_connections(
+    cluster: RedisCluster, server: Server
+) -> None:
+    nodes = cast("Any", server._cluster)
+    gone = ("127.0.0.1", cluster.masters[0].port)
+    await asyncio.gather(*(server.ping(f"{{{number}}}") for number in range(16)))
+    link = nodes._links[gone]
+    assert link.redis.connection_pool._available_connections
+    views = [[(0, 16_383, [("127.0.0.1", cluster.masters[1].port)])]]
+    nodes._take(views)
+    await asyncio.gather(*nodes._closing)
+    assert not any(it.is_connected for it in link.redis.connection_pool._available_connections)
+    assert await server.run(ADD, [b"{3}:n"], 1) == 1  # it is where another node says
+
+
+async def test_who_is_closed_while_it_learns_makes_no_connections(cluster: RedisCluster) -> None:
+    server = Server(cluster.url, 5.0, 4)
+    works = [asyncio.create_task(server.ping(f"{{{number}}}")) for number in range(16)]
+    await asyncio.sleep(0)
+    await server.close()
+    for outcome in await asyncio.gather(*works, return_exceptions=True):
+        assert isinstance(outcome, LogClosed)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from langgraph_ws.log.redis_link import Link
 from langgraph_ws.log.redis_pool import COMMAND_S, Address, Node
@@ -54,6 +55,7 @@ class Cluster:
         self._learning: asyncio.Task[None] | None = None
         self._learnt = float("-inf")
         self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def at(self, slot: int, command: Callable[[Link], Awaitable[T]]) -> T:
         """Do something at the node that has a slot, or at whom that sends it to."""
@@ -76,13 +78,14 @@ class Cluster:
     async def learn(self) -> None:
         """Ask the nodes who has what now."""
         if self._learning is None:
-            if asyncio.get_running_loop().time() - self._learnt < _LEARNT_S:
+            if self._closed or asyncio.get_running_loop().time() - self._learnt < _LEARNT_S:
                 return
             self._learning = asyncio.create_task(self._ask_all(), name="redis cluster")
         await asyncio.shield(self._learning)
 
     async def close(self) -> None:
-        """Let go of the connections, once what was begun is done."""
+        """Let go of the connections, once what was begun is done, and make no others."""
+        self._closed = True
         tasks: list[asyncio.Task[Any]] = [*self._questions.values(), *self._closing]
         if self._learning is not None:
             tasks.append(self._learning)
@@ -105,6 +108,8 @@ class Cluster:
     def _link(self, node: Node) -> Link:
         link = self._links.get(node)
         if link is None:
+            if self._closed:
+                raise RedisConnectionError("the connections to the cluster were let go of")
             client = self._address.client(self._connections, COMMAND_S, node)
             link = self._links[node] = Link(client, node)
         return link

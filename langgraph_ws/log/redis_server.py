@@ -117,7 +117,7 @@ class Server:
                 raise
             return redis
 
-        connection: Redis = await self.call(key, connect)
+        connection: Redis = await self.call(key, connect, COMMAND_S)
         return connection
 
     async def run(self, script: str, keys: Sequence[bytes], *arguments: Any) -> Any:
@@ -167,10 +167,9 @@ class Server:
 
     async def _look_anew(self, error: RedisError) -> None:
         """See where Redis is now."""
-        if self._closed or isinstance(error, TryAgainError):
-            return
         if self._cluster is not None:
-            await self._cluster.learn()
+            if not isinstance(error, TryAgainError):
+                await self._cluster.learn()
         elif isinstance(error, ResponseError):  # its address may lead to another by now
             pool = self._link.redis.connection_pool
             await pool.disconnect(inuse_connections=False)
