@@ -230,8 +230,23 @@ class RedisCluster:
         found = [self._master_of(slot, server) for server in self.all if server.answers()]
         return max((it for it in found if it is not None), key=found.count)
 
+    def move(self, slot: int, to: RedisServer) -> None:
+        """Move a slot atomically, where this Redis or Valkey can do that."""
+        source = self.master_of(slot)
+        if source is to:
+            return
+        done = tell(to.port, f"CLUSTER MIGRATION IMPORT {slot} {slot}").startswith("$") or tell(
+            source.port, f"CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {self.id_of(to)}"
+        ).startswith("+OK")
+        if not done:
+            self.move_key_by_key(slot, to)
+        deadline = time.monotonic() + 30
+        while self.master_of(slot) is not to:
+            assert time.monotonic() < deadline, f"slot {slot} was not moved"
+            time.sleep(0.02)
+
     def move_key_by_key(self, slot: int, to: RedisServer, pause: float = 0.0) -> None:
-        """Move a slot as one did before Redis 8.4."""
+        """Move a slot as one did before Redis 8.4 and Valkey 9."""
         source = self.master_of(slot)
         if source is to:
             return

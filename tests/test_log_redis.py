@@ -667,6 +667,20 @@ async def test_a_writer_begins_an_epoch_when_what_it_wrote_is_gone(
         await log.close()
 
 
+async def test_a_bell_that_cannot_be_rung_is_no_error(
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis_server(tmp_path) as server:
+        log = make(server.url, patience=0.1)
+        await log.start()
+        server.kill()
+        log.ring(claim="1")
+        await asyncio.sleep(0.2)
+        log.ring(claim="1")
+        await log.close()
+    assert caplog.text.count("the bell in Redis could not be rung") == 2
+
+
 async def test_a_script_error_is_no_reason_to_try_again(make: Make) -> None:
     log = make()
     await log.append("t", "r", [started()])

@@ -173,15 +173,19 @@ async def test_a_slot_that_is_moved_key_by_key_is_waited_for(
 
 async def test_a_slot_that_is_moved_is_followed_at_once(make: Make, cluster: RedisCluster) -> None:
     cluster.wipe()
-    here, there = make(cluster), make(cluster)
+    here, there = make(cluster, lease=5.0), make(cluster, lease=5.0)
     keeper = Keeper()
     await here.registry().start(keeper)
     await there.registry().start(Keeper())
     lease = (await here.registry().admit(ticket("a"), "reject", 0)).lease
     assert lease is not None
+    talk = Talk(here, there, "u")
+    await talk.begin()
     for node in cluster.masters:
         for number in range(16):
-            await asyncio.to_thread(cluster.move_key_by_key, slot_of(f"{{{number}}}"), node)
+            await asyncio.to_thread(cluster.move, slot_of(f"{{{number}}}"), node)
+        await talk.read()
+    await talk.end()
     await here.append("t", "a", [started("a")], fence=lease.fence)
     live = await there.registry().live("t")
     await there.registry().stop(live[0])
@@ -207,6 +211,22 @@ async def test_what_is_not_there_yet_is_asked_of_where_it_will_be(
     assert server.is_whole
     await asyncio.to_thread(cluster.move_key_by_key, slot_of(key), target)
     assert await server.run(ADD, [key.encode()], 0) == 30
+
+
+async def test_nodes_that_send_to_each_other_are_waited_for(
+    cluster: RedisCluster, server: Server
+) -> None:
+    key = f"{{9}}:between{next(_prefixes)}"
+    source = cluster.master_of(slot_of(key))
+    target = next(node for node in cluster.masters if node is not source)
+    tell(source.port, f"CLUSTER SETSLOT {slot_of(key)} MIGRATING {cluster.id_of(target)}")
+    adding = asyncio.create_task(server.run(ADD, [key.encode()], 1))
+    async with asyncio.timeout(5):
+        while server.is_whole:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    tell(source.port, f"CLUSTER SETSLOT {slot_of(key)} STABLE")
+    assert await adding == 1
+    assert server.is_whole
 
 
 async def test_what_is_followed_is_read_in_one_connection_for_each_slot(

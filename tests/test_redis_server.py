@@ -105,9 +105,9 @@ async def test_what_was_begun_is_done_before_the_connections_go(redis: RedisServ
 
 
 async def test_who_lets_go_of_the_connections_makes_no_others(server: Server) -> None:
-    await server.ping()
+    await server.ping("n")
     await server.close()
     with pytest.raises(LogClosed):
-        await server.ping()
+        await server.ping("n")
     with pytest.raises(LogClosed):
         await server.run(ADD, ["n"], 1)

@@ -61,19 +61,17 @@ class Cluster:
         """Do something at the node that has a slot, or at whom that sends it to."""
         node = self._masters.get(slot) or await self._find(slot)
         link = self._link(node)
-        for hop in range(_HOPS + 1):
+        for _ in range(_HOPS):
             try:
                 return await command(link)
             except AskError as error:  # or MovedError, which is one
-                if hop == _HOPS:
-                    raise
                 node = error.host or node[0], error.port
                 link = self._link(node)
                 if isinstance(error, MovedError):
                     self._masters[slot] = node
                 else:
                     link = link.asking()
-        raise AssertionError("unreachable")
+        return await command(link)
 
     async def learn(self) -> None:
         """Ask the nodes who has what now."""

@@ -67,7 +67,6 @@ class Address:
                 self._named = self._ask_sentinels(url)
             elif scheme.endswith("+cluster"):
                 self._named = self._know_nodes(url)
-                self._pool(1, COMMAND_S, self.nodes[0]).make_connection()  # knows all its options
             else:
                 parse_url(url)
         except (ValueError, TypeError) as error:
@@ -153,6 +152,8 @@ class Address:
         options: dict[str, Any] = {**parse_url(f"{about}?{found['query'] or ''}")}
         if options.get("db"):
             raise ValueError(f"a cluster has database 0 only, got {options['db']!r}")
+        pool: Any = BlockingConnectionPool(**options)
+        pool.make_connection()  # refuses what it does not know
         return options
 
 

@@ -84,7 +84,7 @@ class Server:
         """Whether all that was asked for lately has answered."""
         return not self._away
 
-    async def ping(self, key: str | bytes = "") -> None:
+    async def ping(self, key: str | bytes) -> None:
         """See whether Redis answers; in a cluster, the node that has a key.
 
         Raises:
