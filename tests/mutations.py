@@ -45,6 +45,13 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(
+        "the comparison with another Redis before it is read",
+        "log/redis_reader.py",
+        'checked = float("-inf")',
+        "checked = loop.time()",
+        "tests/test_log_redis.py",
+    ),
+    Mutation(
         "the fence of a write to Redis",
         "log/scripts.py",
         "  if fence ~= FENCE then return {'FENCED'} end\n",

@@ -139,6 +139,7 @@ class RedisThreadLog(ThreadLog):
             self,
             prefix=prefix,
             shards=_SHARDS,
+            is_cluster=self._server.is_cluster,
             owner=owner,
             lease=lease,
             keep_s=limits.known_s,

@@ -115,6 +115,7 @@ class RedisRegistry(Registry):
         store: The log.
         prefix: What every key begins with.
         shards: How many hash slots the threads are spread over.
+        is_cluster: Whether they lie on several servers, so that none waits for another.
         owner: The name of this process.
         lease: Seconds that a lease lasts.
         keep_s: Seconds that it is known where a run is to be found.
@@ -123,7 +124,15 @@ class RedisRegistry(Registry):
     is_shared = True
 
     def __init__(
-        self, store: Store, *, prefix: str, shards: int, owner: str, lease: float, keep_s: float
+        self,
+        store: Store,
+        *,
+        prefix: str,
+        shards: int,
+        is_cluster: bool,
+        owner: str,
+        lease: float,
+        keep_s: float,
     ) -> None:
         self._store = store
         self._prefix = prefix
@@ -138,10 +147,12 @@ class RedisRegistry(Registry):
         self._claims = 0
         self._offsets = [0] * shards  # where to look next for what can be taken over
         self._left: dict[str, float] = {}  # threads that are left to others, and until when
-        # When it was last written down where the runs are to be found, for each slot.
+        every = range(shards)
+        self._apart = [[shard] for shard in every] if is_cluster else [every]
+        # When it was last written down where the runs are to be found.
         self._placed = [_now()] * shards
         self._keeper: Keeper | None = None
-        self._bells = [asyncio.Event() for _ in range(shards)]
+        self._bells = [asyncio.Event() for _ in self._apart]
         self._tasks: set[asyncio.Task[None]] = set()
         self._guard: asyncio.Task[None] | None = None
         self._closed = False
@@ -151,8 +162,8 @@ class RedisRegistry(Registry):
         self._keeper = keeper
         await self._store.listen(self._hear)
         self._tasks = {
-            asyncio.create_task(self._tend(shard), name=f"redis registry {shard}")
-            for shard in range(self._shards)
+            asyncio.create_task(self._tend(shards, bell), name="redis registry")
+            for shards, bell in zip(self._apart, self._bells, strict=True)
         }
         self._guard = asyncio.create_task(self._watch_deadlines(), name="redis leases")
 
@@ -393,15 +404,15 @@ class RedisRegistry(Registry):
             if self._keeper is not None:
                 self._keeper.lose(lease.ticket.run)
 
-    async def _tend(self, shard: int) -> None:
-        """Look after what is in a slot, again and again; none waits for another."""
+    async def _tend(self, shards: Sequence[int], bell: asyncio.Event) -> None:
+        """Renew what is held in some slots, and take over what nobody holds, again and again."""
         tick = self._lease_s / _TICKS
-        bell = self._bells[shard]
         while not self._closed:
             try:
-                await self._renew_all(shard)
-                await self._claim_all(shard)
-                watched = [it for it in self._watched if self._shard_of(it) == shard]
+                await self._renew_all(shards)
+                await some_at_once(map(self._claim_of, random.sample(shards, len(shards))))
+                self._left = {it: ends for it, ends in self._left.items() if ends > _now()}
+                watched = [thread for thread in self._watched if self._shard_of(thread) in shards]
                 await some_at_once(map(self._tell_watched, watched))
             except LogFailed as error:
                 logger.warning("leases cannot be looked after: %s", error)
@@ -415,17 +426,18 @@ class RedisRegistry(Registry):
                     await bell.wait()
             bell.clear()
 
-    async def _renew_all(self, shard: int) -> None:
+    async def _renew_all(self, shards: Sequence[int]) -> None:
         held = list(self._held.values())
         await some_at_once(
-            self._renew(lease) for lease in held if self._shard_of(lease.ticket.thread) == shard
+            self._renew(lease) for lease in held if self._shard_of(lease.ticket.thread) in shards
         )
-        if _now() - self._placed[shard] > self._keep_ms / 1000 / _TICKS:
-            self._placed[shard] = _now()
+        first = shards[0]
+        if _now() - self._placed[first] > self._keep_ms / 1000 / _TICKS:
+            self._placed[first] = _now()
             await some_at_once(
                 self._tell_where(lease.ticket)
                 for lease in held
-                if self._shard_of(lease.ticket.run) == shard
+                if self._shard_of(lease.ticket.run) in shards
             )
 
     async def _renew(self, lease: Lease) -> None:
@@ -456,15 +468,14 @@ class RedisRegistry(Registry):
             ends = min((lease.deadline for lease in self._held.values()), default=math.inf)
             await asyncio.sleep(min(tick, ends - _now()))
 
-    async def _claim_all(self, shard: int) -> None:
-        """Take over some runs whose lease has ended; then it is the turn of those after them."""
+    async def _claim_of(self, shard: int) -> None:
+        """Take over some runs of a slot; after those that cannot be, it is the turn of others."""
         offset = self._offsets[shard]
         leases = f"{self._prefix}:{{{shard}}}:leases"
         found = await self._store.command(leases, "EVAL", lua.DUE, 1, leases, offset, _CLAIMED)
         random.shuffle(found)
         staying = [thread for thread in map(text, found) if not await self._claim(thread)]
         self._offsets[shard] = offset + len(staying) if len(found) == _CLAIMED else 0
-        self._left = {thread: ends for thread, ends in self._left.items() if ends > _now()}
 
     async def _claim(self, thread: str) -> bool:
         """Take over the active run of a thread; whether it waits for nobody any more."""
