@@ -2,7 +2,8 @@
 
 Redis holds the entries; a process holds, of the threads that are followed in it, those that its
 followers have yet to read. What it writes itself it shows them at once; what others write comes
-through one reader for all of them, with one connection, however many sockets there are.
+through one reader for all of them, with one connection, however many sockets there are; in a
+cluster, through one for each slot that they are spread over.
 """
 
 from __future__ import annotations
@@ -248,7 +249,7 @@ class RedisThreadLog(ThreadLog):
         return LogSize(len(followed), entries, folds + sum(thread.size for thread in followed))
 
     def health(self) -> Health:
-        """Whether Redis answers."""
+        """Whether Redis answers: all of it, some, or none for too long."""
         if self._server.away_s >= _DOWN * self._patience:
             return "down"
         return "ok" if self._server.is_whole else "degraded"
