@@ -20,8 +20,16 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from pydantic import BaseModel, Field, SecretStr
 
-from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads, message_json, plain
-from langgraph_ws.frames import FRAMES, RunResult, RunStarted, Source, Sources
+from langgraph_ws.codec import (
+    decode_frame,
+    dumps,
+    dumps_frame,
+    encode_frame,
+    loads,
+    message_json,
+    plain,
+)
+from langgraph_ws.frames import FRAMES, BlockDelta, RunResult, RunStarted, Source, Sources
 
 
 class Color(Enum):
@@ -288,6 +296,23 @@ def test_a_frame_comes_back_as_it_was(kind: type[Any]) -> None:
         data = loads(dumps(encode_frame(frame)))
         assert data["frame"] == kind.__name__
         assert decode_frame(data) == frame
+
+
+@given(
+    st.builds(
+        BlockDelta,
+        message_id=st.sampled_from(["m", "\ud83d", 'q"', ["unhashable"]]),
+        index=st.sampled_from([0, 1, True, 1.0]),
+        kind=st.sampled_from(["text", "reasoning"]),
+        text=st.text(max_size=3) | st.sampled_from(["\ud83d", '"', None, 5]),
+        offset=st.sampled_from([0, 7, True, 1.5, -1, 2**53 - 1, 2**53, None]),
+        node=st.sampled_from([None, "n", "\u00fc"]),
+        namespace=st.sampled_from([(), ("a", "b"), ["list"]]),
+        task_id=st.sampled_from([None, "t"]),
+    )
+)
+def test_a_delta_is_encoded_as_any_frame(frame: BlockDelta) -> None:
+    assert dumps_frame(frame) == dumps(encode_frame(frame))
 
 
 def test_fields_of_a_newer_version_are_ignored() -> None:

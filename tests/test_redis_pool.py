@@ -123,6 +123,13 @@ def test_who_reads_may_wait_however_long_commands_may_take() -> None:
         assert Address(url).reader(4.0).connection_pool.connection_kwargs["socket_timeout"] == 4.0
 
 
+@pytest.mark.parametrize("scheme", ["redis://a", "redis+sentinel://a/chat", "redis+cluster://a"])
+def test_replies_look_as_they_do_by_default(scheme: str) -> None:
+    address = Address(f"{scheme}?protocol=3")
+    made: Any = address.client(3, 1.0, ("a", 1) if address.nodes else None).connection_pool
+    assert made.connection_kwargs["protocol"] == 2
+
+
 def test_several_sentinels() -> None:
     made = pool("redis+sentinel://a,b:7,[::1]:8/a%20chat")
     assert made.service_name == "a chat"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -93,6 +94,18 @@ async def test_all_wait_for_a_redis_that_comes_back_and_fail_with_one_that_does_
         *(server.run(ADD, ["n"], 1) for _ in range(5)), return_exceptions=True
     ):
         assert isinstance(failed, LogUnavailable)
+
+
+async def test_what_redis_says_too_late_is_nobodys_answer(
+    redis: RedisServer, server: Server
+) -> None:
+    await server.run(ADD, ["n"], 0)
+    redis.signal(signal.SIGSTOP)
+    tasks = [asyncio.create_task(server.run(ADD, [f"late-{n}"], 100)) for n in range(3)]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [LogUnavailable] * 3
+    redis.signal(signal.SIGCONT)
+    assert [await server.run(ADD, ["n"], 1) for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
 async def test_what_was_begun_is_done_before_the_connections_go(redis: RedisServer) -> None:

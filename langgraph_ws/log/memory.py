@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
-from langgraph_ws.codec import dumps, encode_frame
+from langgraph_ws.codec import dumps_frame
 from langgraph_ws.errors import GapReason, LogClosed
 from langgraph_ws.frames import (
     BlockDelta,
@@ -627,4 +627,4 @@ def _gap(bounds: Bounds, after: Position | None) -> GapReason | None:
 
 def _size(frame: Frame) -> int:
     """About how many bytes an entry that is held by itself takes."""
-    return ENTRY_BYTES + len(dumps(encode_frame(frame)))
+    return ENTRY_BYTES + len(dumps_frame(frame))

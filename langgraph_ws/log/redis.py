@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, cast
 from zlib import crc32
 
-from langgraph_ws.codec import dumps, encode_frame
+from langgraph_ws.codec import dumps_frame
 from langgraph_ws.errors import (
     ConfigurationError,
     GapReason,
@@ -37,6 +37,7 @@ from langgraph_ws.log import (
     Position,
     Retention,
     ThreadLog,
+    epoch_began,
     gap_error,
     new_epoch,
 )
@@ -148,6 +149,7 @@ class RedisThreadLog(ThreadLog):
         self._threads: OrderedDict[str, LocalThread] = OrderedDict()
         self._crowd = _FOLDS
         self._written = Written()
+        self._unused_epoch = ""
         self._no_epoch = new_epoch((clock or time.time)())
         self._closed = False
 
@@ -289,6 +291,13 @@ class RedisThreadLog(ThreadLog):
         """A name for an epoch that begins now."""
         return new_epoch((self._clock or time.time)())
 
+    def _epoch_to_begin(self) -> str:
+        """The same for a write, which seldom begins one: the last that was not needed will do."""
+        now = int((self._clock or time.time)())
+        if epoch_began(self._unused_epoch) != now:
+            self._unused_epoch = new_epoch(now)
+        return self._unused_epoch
+
     async def listen(self, hear: Callable[[Mapping[bytes, bytes]], None]) -> None:
         """Begin to hear the bell."""
         await self._reader.listen(hear)
@@ -343,17 +352,19 @@ class RedisThreadLog(ThreadLog):
         local = self._local(thread)
         arguments = ["" if fence is None else fence, *self._write(run_id, frames), *more]
         async with local.writing:
-            known = local.known
-            reply = await self._run(script, thread, self.new_epoch(), *known, *arguments)
+            known, epoch = local.known, self._epoch_to_begin()
+            reply = await self._run(script, thread, epoch, *known, *arguments)
             if reply[0] == b"GONE" and fence is not None:
                 await self._registry.restore(thread, fence)
-                reply = await self._run(script, thread, self.new_epoch(), *known, *arguments)
+                reply = await self._run(script, thread, epoch, *known, *arguments)
             if reply[0] in (b"FENCED", b"GONE"):
                 self.let_go(thread)
                 raise LeaseLost(f"the thread {thread!r} is held by another process")
             if reply[0] != b"OK" or not frames:
                 return Position("", 0), reply[1:] if reply[0] == b"OK" else reply
             written = Reply.of(reply[1:9])
+            if written.epoch == self._unused_epoch:
+                self._unused_epoch = ""
             position = self._wrote(local, run_id, frames, written)
             await self._settle(local)
         await self._fit()
@@ -363,8 +374,7 @@ class RedisThreadLog(ThreadLog):
         """The arguments of a write that can be sent again without doing it twice."""
         self._writes += 1
         kinds = "".join(map(_kind, frames))
-        encoded = [dumps(encode_frame(frame)) for frame in frames]
-        return [run_id, f"{self._writer}:{self._writes}", kinds, *encoded]
+        return [run_id, f"{self._writer}:{self._writes}", kinds, *map(dumps_frame, frames)]
 
     async def _look(self, thread: str, run_id: str) -> tuple[Bounds, int, list[Any]]:
         reply = await self._run(lua.LOOK, thread, run_id)

@@ -105,6 +105,7 @@ class Address:
         else:
             pool = _SentinelPool(**{**options, **self._named})
         pool.connection_class = _packing(pool.connection_class)
+        pool.connection_kwargs["protocol"] = 2  # whatever the URL says: 3 has other replies
         return pool
 
     async def close(self) -> None:

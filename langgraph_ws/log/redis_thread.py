@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from langgraph_ws.codec import decode_frame, dumps, encode_frame, loads
+from langgraph_ws.codec import decode_frame, dumps_frame, loads
 from langgraph_ws.errors import LogClosed, LogFailed
 from langgraph_ws.frames import BlockDelta
 from langgraph_ws.log import Bounds, Entry, Position, gap_error, wake_all
@@ -86,8 +85,7 @@ class Written:
             self._bytes[thread] = size
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The reply to a write: its last entry and time, then what is held of the thread."""
 
     epoch: str
@@ -303,7 +301,7 @@ class LocalFollower:
 def _size(entry: Entry) -> int:
     """About how many bytes an entry takes in this process."""
     frame = entry.frame
-    return 512 + len(frame.text if type(frame) is BlockDelta else dumps(encode_frame(frame)))
+    return 512 + len(frame.text if type(frame) is BlockDelta else dumps_frame(frame))
 
 
 def stamp_of(epoch: str) -> int:
