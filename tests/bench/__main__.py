@@ -39,14 +39,17 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Load:
+    """Answers of so many tokens, some seconds apart, on so many connections at once, in a row."""
+
     name: str
     tokens: int
     delay: float
     connections: int
+    answers: int = 1
 
 
 LOADS = [
-    Load("hot: 1 connection, no delay", tokens=1_000, delay=0.0, connections=1),
+    Load("hot: 1 connection, no delay", tokens=1_000, delay=0.0, connections=1, answers=10),
     Load("paced: 50 connections, 5 ms a token", tokens=500, delay=0.005, connections=50),
 ]
 
@@ -89,8 +92,9 @@ async def cost(
             return float(await response.json())
 
     before = await used()
-    await asyncio.gather(*(answer(session, url, message) for _ in range(load.connections)))
-    return (await used() - before) / (load.tokens * load.connections) * 1e6
+    for _ in range(load.answers):
+        await asyncio.gather(*(answer(session, url, message) for _ in range(load.connections)))
+    return (await used() - before) / (load.tokens * load.connections * load.answers) * 1e6
 
 
 async def measure(load: Load, rounds: int) -> dict[str, float]:
