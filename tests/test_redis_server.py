@@ -108,6 +108,44 @@ async def test_what_redis_says_too_late_is_nobodys_answer(
     assert [await server.run(ADD, ["n"], 1) for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
+async def test_a_slow_redis_is_waited_for_as_long_as_it_goes_on() -> None:
+    done = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal done
+        while line := await reader.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                size = int((await reader.readline())[1:])
+                words.append((await reader.readexactly(size + 2))[:-2])
+            if words[0] == b"EVALSHA":
+                await asyncio.sleep(0.05)
+                done += 1
+            writer.write(b":%d\r\n" % done if words[0] == b"EVALSHA" else b"+OK\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as slow:
+        server = Server(f"redis://127.0.0.1:{slow.sockets[0].getsockname()[1]}", 4.0, 10)
+        answers = await asyncio.gather(*(server.run(ADD, ["n"], 1) for _ in range(60)))
+        assert answers == list(range(1, 61)), "each was asked for once, though all took 3 s"
+        await server.close()
+
+
+async def test_all_are_answered_though_what_sends_is_cancelled(server: Server) -> None:
+    get = "return ARGV[1]"
+    for steps in (0, 1, 3):
+        works = [asyncio.create_task(server.run(get, ["n"], n)) for n in range(70)]
+        await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        sender = server._link._sender
+        assert sender is not None
+        sender.cancel()
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*works) == [b"%d" % n for n in range(70)]
+
+
 async def test_what_was_begun_is_done_before_the_connections_go(redis: RedisServer) -> None:
     server = Server(redis.url, 1.0, 10)
     await server.run(ADD, ["n"], 0)

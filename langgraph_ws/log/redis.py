@@ -353,6 +353,8 @@ class RedisThreadLog(ThreadLog):
         arguments = ["" if fence is None else fence, *self._write(run_id, frames), *more]
         async with local.writing:
             known, epoch = local.known, self._epoch_to_begin()
+            if not known.epoch:  # likely to begin one
+                self._unused_epoch = ""
             reply = await self._run(script, thread, epoch, *known, *arguments)
             if reply[0] == b"GONE" and fence is not None:
                 await self._registry.restore(thread, fence)

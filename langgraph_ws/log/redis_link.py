@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import cache
 from hashlib import sha1
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -18,6 +19,10 @@ from langgraph_ws.log.redis_pool import Node
 
 __all__ = ["Link"]
 
+_Sent: TypeAlias = tuple[tuple[Any, ...], asyncio.Future[Any]]
+"""A command, and who waits for the reply."""
+
+_CANCELLED = "what sends to Redis was cancelled"
 _PIPELINED = 64
 """Scripts that are sent at once, at most."""
 
@@ -33,7 +38,7 @@ class Link:
     def __init__(self, redis: Redis, node: Node | None = None) -> None:
         self.redis = redis
         self.node = node
-        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._waiting: list[_Sent] = []
         self._sender: asyncio.Task[None] | None = None
 
     async def evaluate(self, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
@@ -58,44 +63,55 @@ class Link:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((command, answer))
-        if self._sender is None:
+        if self._sender is None or self._sender.done():
             self._sender = loop.create_task(self._send_all())
+            self._sender.add_done_callback(self._end)
         return answer
 
     async def _send_all(self) -> None:
         while batch := self._waiting[:_PIPELINED]:
             del self._waiting[:_PIPELINED]
-            replies: Sequence[Any]
             try:
-                replies = await self._exchange([command for command, _ in batch])
+                await self._exchange(batch)
             except Exception as error:
-                replies = [error] * len(batch)
-            for (_, answer), reply in zip(batch, replies, strict=True):
-                if answer.done():  # nobody waits any more
-                    continue
-                if isinstance(reply, Exception):
-                    answer.set_exception(reply)
-                else:
-                    answer.set_result(reply)
-        self._sender = None
+                _fail(batch, error)
+            except BaseException:
+                _fail(batch, RedisConnectionError(_CANCELLED))
+                raise
 
-    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands, and take the reply to each, or the error that it is.
+    def _end(self, sender: asyncio.Task[None]) -> None:
+        """Leave nobody waiting for a task that was cancelled."""
+        if self._sender is sender:
+            left, self._waiting, self._sender = self._waiting, [], None
+            _fail(left, RedisConnectionError(_CANCELLED))
+
+    async def _exchange(self, batch: Sequence[_Sent]) -> None:
+        """Send commands, and give to each the reply, or the error, that it gets.
 
         redis-py's own pipeline (8.1) sets a timer for each reply and calls a dozen functions for
         each command: that was a fifth of what a token costs with the log in Redis.
         """
+        loop = asyncio.get_running_loop()
         pool: Any = self.redis.connection_pool
         connection: AbstractConnection = await pool.get_connection()
-        replies: list[Any] = []
         try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            async with asyncio.timeout(connection.socket_timeout):
-                for _ in commands:
+            commands = connection.pack_commands([command for command, _ in batch])
+            await connection.send_packed_command(commands)
+            patience = connection.socket_timeout
+            async with asyncio.timeout(patience) as timer:
+                heard = loop.time()
+                for sent in batch:
                     try:
-                        replies.append(await connection.read_response(timeout=math.inf))
+                        reply = await connection.read_response(timeout=math.inf)
                     except ResponseError as error:
-                        replies.append(error)
+                        _fail([sent], error)
+                    else:
+                        if not sent[1].done():  # else nobody waits any more
+                            sent[1].set_result(reply)
+                    now = loop.time()
+                    if patience is not None and now - heard > patience / 8:
+                        heard = now
+                        timer.reschedule(now + patience)
         except BaseException as error:
             await connection.disconnect(nowait=True)  # replies may still come
             if isinstance(error, TimeoutError):
@@ -103,7 +119,13 @@ class Link:
             raise
         finally:
             await pool.release(connection)
-        return replies
+
+
+def _fail(sent: Iterable[_Sent], error: Exception) -> None:
+    """Tell who still waits for a reply that there is none."""
+    for _, answer in sent:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 class _Asking(Link):
