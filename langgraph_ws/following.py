@@ -357,11 +357,15 @@ class Threads:
         gap: GapError | None,
     ) -> None:
         """Follow from a snapshot; of a run that ended, its end is shown all the same."""
-        snapshot, follow.cursor = await self._snapshot(follow)
-        info = _within(info, follow.cursor.position.epoch)
+        snapshot, cursor = await self._snapshot(follow)
+        info = _within(info, cursor.position.epoch)
         if gap is not None:
             gap.epoch = info.position.epoch
-        end = await self._end_of(follow, wanted.told, snapshot)
+        try:
+            end = await self._end_of(follow, wanted.told, snapshot)
+        except BaseException:
+            cursor.close()
+            raise
         if end:
             # The client ignores what lies before its position, so the snapshot must not be said
             # to stand after the end that is shown next.
@@ -378,6 +382,7 @@ class Threads:
             messages = [*messages, *self._session.send(follow.thread_id, end)]
         if end and wanted.only is not None:
             follow.until = 0
+        follow.cursor = cursor  # not before: what is read of it is told after the snapshot
         self._register(follow, messages)
 
     async def _end_of(

@@ -589,6 +589,29 @@ async def test_who_comes_after_a_runs_frames_are_gone_still_sees_its_end() -> No
                 await client.the("pong")
 
 
+async def test_nothing_is_missing_after_a_snapshot_that_takes_its_time() -> None:
+    class Slow(MemoryThreadLog):
+        async def result_of(self, thread: str, run_id: str) -> tuple[Entry, ...]:
+            await asyncio.sleep(0.1)  # as a database may
+            return await super().result_of(thread, run_id)
+
+    words = "".join(f"word {number} " for number in range(100))
+    graph = chat(Reply(text=words, delay=0.005, chunk_chars=5))
+    log = Slow(Retention(entries=20))
+    async with serving(graph, log=log, merge_window=0) as site, site.connect() as client:
+        run = await start(client, thread_id="t")
+        async with site.connect() as late:
+            while (await client.the("text"))["seq"] < 40:
+                pass
+            await late.send("attach", run_id=run["run_id"], options={"text": "delta"})
+            said = (await late.the("snapshot"))["data"]["open"][0]["blocks"][0]["text"]
+            for message in await late.until("end"):
+                if message["type"] == "text":
+                    assert message["data"]["offset"] == len(said), "nothing is left out"
+                    said += message["data"]["delta"]
+            assert said == words
+
+
 async def test_a_client_that_falls_out_of_the_log_gets_a_gap_and_goes_on() -> None:
     log = MemoryThreadLog(Retention(entries=100))
     async with (
