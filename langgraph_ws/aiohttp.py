@@ -166,7 +166,7 @@ def attach_websocket(
             the messages that it offers to begin with. Its files lie below `{path}/playground/`;
             `authorize` holds for them too.
         merge_window: Seconds that a piece of text may wait for the next one, to go out with it as
-            one message; 0: each is a message of its own. The first piece never waits.
+            one message; 0: none waits. The first piece never does.
         compress: Whether messages are compressed for clients that offer it, as browsers do
             (permessage-deflate, RFC 7692). It makes little of `text` in full, and costs CPU and
             some 100 KB for each connection. Where a client can have its own words and somebody's

@@ -596,7 +596,9 @@ class Connection:
                 if number and transport.get_write_buffer_size():
                     self._put(messages[number:])
                     break
-                frame = _Framed.frame if message is _Framed.data else _text_frame(message)
+                text, frame = _Framed.last
+                if message is not text:
+                    frame = _text_frame(message)
                 transport.write(frame)
                 self._messages += 1
                 self._sent += len(frame)
@@ -648,9 +650,9 @@ class Connection:
 
 
 class _Framed:
-    """The text frame that was made last: all who follow a thread are sent the same one."""
+    """The text that was made a frame last, and that: all who follow a thread are sent the same."""
 
-    data = frame = b""
+    last = (b"", b"")
 
 
 def _text_frame(data: bytes) -> bytes:
@@ -662,7 +664,7 @@ def _text_frame(data: bytes) -> bytes:
         frame = b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), data)
     else:
         frame = b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), data)
-    _Framed.data, _Framed.frame = data, frame
+    _Framed.last = data, frame
     return frame
 
 

@@ -120,8 +120,7 @@ class Runs:
         allow_state_updates: Whether they may send `update` and `goto`.
         debug: Whether error texts reach clients, for development.
         metrics: Who is told what happens.
-        merge_window: Seconds that a piece of text may wait for the next one; 0: each goes out by
-            itself.
+        merge_window: Seconds that a piece of text may wait for the next one; 0: none waits.
 
     Raises:
         ConfigurationError: An argument is not what it may be.

@@ -35,7 +35,7 @@ class Beat:
 
     Args:
         window: How long a delta may wait, in seconds; 0: no longer than the event loop takes to do
-            what is due now, and none is merged with another.
+            what is due now.
     """
 
     def __init__(self, window: float) -> None:
@@ -152,7 +152,7 @@ class Sink:
             LogFailed: As in `put`.
         """
         if self._texts and not self._window:
-            self._flush()  # none is merged with another
+            self._flush()  # a log that takes it at once has each piece by itself
         is_other = block is not self._said
         if is_other and not self._takes():
             return
