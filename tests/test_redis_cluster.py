@@ -13,6 +13,7 @@ from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_ws.errors import LogClosed, LogFailed, LogUnavailable
 from langgraph_ws.frames import Custom
@@ -352,6 +353,71 @@ async def test_nodes_that_left_the_cluster_have_no_connections(
     await asyncio.gather(*nodes._closing)
     assert not any(it.is_connected for it in link.redis.connection_pool._available_connections)
     assert await server.run(ADD, [b"{3}:n"], 1) == 1  # it is where another node says
+
+
+class Told:
+    """A node that says which slots it has, and may be slow to let go of the connection then."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.last = 16_383
+        self.asked = 0
+        self.trouble: Exception | None = None
+
+    async def execute_command(self, *_: str) -> Any:
+        self.asked += 1
+        return [[0, self.last, [b"127.0.0.1", self.port, b"id"]]]
+
+    async def aclose(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+
+@pytest.fixture
+async def told(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Server, Any, Told]]:
+    """Redis, what it knows of its only node, and that node, where nobody answers anything else."""
+    server = Server(f"redis+cluster://127.0.0.1:{free_port()}", 0.3, 4)
+    nodes = cast("Any", server._cluster)
+    node = Told(nodes._address.nodes[0][1])
+    monkeypatch.setattr(nodes._address, "reader", lambda *_: node)
+    yield server, nodes, node
+    await server.close()
+
+
+async def test_a_question_whose_end_fails_is_over(told: tuple[Server, Any, Told]) -> None:
+    server, nodes, node = told
+    node.trouble = RedisTimeoutError("Timed out closing connection after 2.0")
+    for _ in range(2):
+        with pytest.raises(LogUnavailable, match="connect"):
+            await server.ping("n")
+    assert node.asked > 1
+    assert nodes._questions == {}
+
+
+async def test_a_question_that_is_cancelled_is_over(told: tuple[Server, Any, Told]) -> None:
+    _, nodes, node = told
+    learning = asyncio.create_task(nodes.learn())
+    while not nodes._questions:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    for question in nodes._questions.values():
+        question.cancel()
+    await learning
+    assert node.asked == 0
+    assert nodes._questions == {}
+
+
+async def test_an_error_while_the_nodes_are_asked_again_is_none_of_who_calls(
+    told: tuple[Server, Any, Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, nodes, _ = told
+
+    async def fail() -> None:
+        raise RedisTimeoutError("on purpose")
+
+    await nodes.learn()
+    monkeypatch.setattr(nodes, "learn", fail)
+    with pytest.raises(LogUnavailable, match="connect"):
+        await server.ping("n")
 
 
 async def test_who_is_closed_while_it_learns_makes_no_connections(cluster: RedisCluster) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_ws.errors import LogClosed, LogFailed, LogUnavailable
 from langgraph_ws.log.redis_server import Server
@@ -94,6 +95,18 @@ async def test_all_wait_for_a_redis_that_comes_back_and_fail_with_one_that_does_
         *(server.run(ADD, ["n"], 1) for _ in range(5)), return_exceptions=True
     ):
         assert isinstance(failed, LogUnavailable)
+
+
+async def test_connections_that_cannot_be_closed_are_no_error_of_who_calls(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(**_: bool) -> None:
+        raise RedisTimeoutError("Timed out closing connection after 2.0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server._link.redis.connection_pool, "disconnect", fail)
+        with pytest.raises(LogUnavailable, match="on purpose"):
+            await server.run("return redis.error_reply('READONLY on purpose')", ["n"])
 
 
 async def test_what_redis_says_too_late_is_nobodys_answer(

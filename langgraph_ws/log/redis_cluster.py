@@ -9,10 +9,12 @@ connection than what it stands for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -20,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from langgraph_ws.log.redis_link import Link
 from langgraph_ws.log.redis_pool import COMMAND_S, Address, Node
 
-__all__ = ["Cluster", "slot_of"]
+__all__ = ["Cluster", "close_quietly", "slot_of"]
 
 T = TypeVar("T")
 
@@ -116,11 +118,11 @@ class Cluster:
         """Learn from those that answer soon, or from the first that does."""
         for node in self._nodes | set(self._masters.values()):
             if node not in self._questions:
-                self._questions[node] = asyncio.create_task(self._ask(node), name="redis cluster")
+                self._begin_to_ask(node)
         try:
             waiting = set(self._questions.values())
             done, _ = await asyncio.wait(waiting, timeout=_ANSWERS_S)
-            while not (views := [view for task in done if (view := task.result())]) and waiting:
+            while not (views := [view for task in done if (view := _answer(task))]) and waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if views:
                 self._take(views)
@@ -128,17 +130,21 @@ class Cluster:
             self._learnt = asyncio.get_running_loop().time()
             self._learning = None
 
+    def _begin_to_ask(self, node: Node) -> None:
+        task = asyncio.create_task(self._ask(node), name="redis cluster")
+        self._questions[node] = task
+        task.add_done_callback(lambda _: self._questions.pop(node))
+
     async def _ask(self, node: Node) -> View:
         """Which slots a node knows to be where; nothing, if it does not answer."""
         redis: Any = self._address.reader(COMMAND_S, node)
         try:
             return _view(await redis.execute_command("CLUSTER", "SLOTS"), node)
-        except RedisError as error:
+        except (RedisError, OSError, ValueError, TypeError) as error:
             self._trouble = str(error)
             return []
         finally:
-            await redis.aclose()
-            del self._questions[node]
+            await close_quietly(redis)
 
     def _take(self, views: list[View]) -> None:
         self._views, self._trouble = views, ""
@@ -150,6 +156,17 @@ class Cluster:
                 task = asyncio.create_task(link.close())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
+
+
+async def close_quietly(redis: Redis) -> None:
+    """Close a client; its connection is given up even where redis-py (8.1) raises."""
+    with contextlib.suppress(RedisError, OSError):
+        await redis.aclose()
+
+
+def _answer(task: asyncio.Task[View]) -> View:
+    """What came of a question; nothing, if it failed."""
+    return [] if task.cancelled() or task.exception() is not None else task.result()
 
 
 def slot_of(key: str | bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -158,7 +159,8 @@ class Server:
                 if loop.time() + pause > deadline:
                     raise LogUnavailable(f"Redis is away: {error}") from error
                 await asyncio.sleep(pause)
-                await self._look_anew(error)
+                with contextlib.suppress(RedisError, OSError):  # the next attempt will tell
+                    await self._look_anew(error)
             else:
                 if self._away:
                     self._away_since = None
