@@ -352,7 +352,44 @@ async def test_nodes_that_left_the_cluster_have_no_connections(
     nodes._take(views)
     await asyncio.gather(*nodes._closing)
     assert not any(it.is_connected for it in link.redis.connection_pool._available_connections)
+    assert gone not in nodes._links
     assert await server.run(ADD, [b"{3}:n"], 1) == 1  # it is where another node says
+    nodes._take(views)
+    await asyncio.gather(*nodes._closing)
+    assert set(nodes._links) <= {("127.0.0.1", cluster.masters[1].port)}
+    nodes._take(views)
+    assert not nodes._closing
+
+
+async def test_what_is_under_way_at_a_node_that_left_the_cluster_is_done(
+    cluster: RedisCluster, server: Server
+) -> None:
+    nodes = cast("Any", server._cluster)
+    gone = ("127.0.0.1", cluster.masters[0].port)
+    keys = map("{{{}}}:none".format, count())
+    key = next(key for key in keys if cluster.master_of(slot_of(key)) is cluster.masters[0])
+    await server.ping(key)
+    link = nodes._links[gone]
+    asked = 0
+
+    async def wait(link: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await link.redis.blpop([key], 0.5)
+
+    waiting = asyncio.create_task(server.call(key, wait))
+    await asyncio.sleep(0.05)
+    nodes._take([[(0, 16_383, [("127.0.0.1", cluster.masters[1].port)])]])
+    await server.ping(key)
+    nodes._take([[(0, 16_383, [gone])]])  # it returns
+    await server.ping(key)
+    assert nodes._links[gone] is not link
+    assert await waiting is None
+    assert asked == 1
+    await asyncio.gather(*nodes._closing)
+    pool = link.redis.connection_pool
+    assert not pool._in_use_connections
+    assert not any(it.is_connected for it in pool._available_connections)
 
 
 class Told:

@@ -53,6 +53,7 @@ class Cluster:
         self._views: list[View] = []
         self._nodes = {*address.nodes}  # all that are known
         self._trouble = ""  # why a node did not say what it knows
+        self._uses: Counter[Link] = Counter()  # how many commands are under way on each
         self._questions: dict[Node, asyncio.Task[View]] = {}
         self._learning: asyncio.Task[None] | None = None
         self._learnt = float("-inf")
@@ -62,18 +63,16 @@ class Cluster:
     async def at(self, slot: int, command: Callable[[Link], Awaitable[T]]) -> T:
         """Do something at the node that has a slot, or at whom that sends it to."""
         node = self._masters.get(slot) or await self._find(slot)
-        link = self._link(node)
+        asking = False
         for _ in range(_HOPS):
             try:
-                return await command(link)
+                return await self._do(node, command, asking=asking)
             except AskError as error:  # or MovedError, which is one
                 node = error.host or node[0], error.port
-                link = self._link(node)
-                if isinstance(error, MovedError):
+                asking = not isinstance(error, MovedError)
+                if not asking:
                     self._masters[slot] = node
-                else:
-                    link = link.asking()
-        return await command(link)
+        return await self._do(node, command, asking=asking)
 
     async def learn(self) -> None:
         """Ask the nodes who has what now."""
@@ -91,8 +90,8 @@ class Cluster:
             tasks.append(self._learning)
         if tasks:
             await asyncio.wait(tasks)
-        for link in self._links.values():
-            await link.close()
+        for link in {*self._links.values(), *self._uses}:
+            await _close(link)
 
     async def _find(self, slot: int) -> Node:
         if not self._views:
@@ -104,6 +103,19 @@ class Cluster:
             raise ClusterDownError(self._trouble or f"no node of the cluster has slot {slot}")
         [(node, _)] = found.most_common(1)
         return self._masters.setdefault(slot, node)
+
+    async def _do(self, node: Node, command: Callable[[Link], Awaitable[T]], *, asking: bool) -> T:
+        """Do something at a node, which keeps its connections until it is done."""
+        link = self._link(node)
+        self._uses[link] += 1
+        try:
+            return await command(link.asking() if asking else link)
+        finally:
+            self._uses[link] -= 1
+            if not self._uses[link]:
+                del self._uses[link]
+                if self._links.get(node) is not link:
+                    self._let_go(link)
 
     def _link(self, node: Node) -> Link:
         link = self._links.get(node)
@@ -151,17 +163,27 @@ class Cluster:
         self._masters.clear()
         known = {node for view in views for _, _, nodes in view for node in nodes}
         self._nodes = {*self._address.nodes, *known}
-        for node, link in self._links.items():
-            if node not in known:
-                task = asyncio.create_task(link.close())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+        for node in self._links.keys() - known:  # one that returns gets another link
+            link = self._links.pop(node)
+            if link not in self._uses:
+                self._let_go(link)
+
+    def _let_go(self, link: Link) -> None:
+        """Close a link on which nothing is under way, or only what nobody waits for."""
+        task = asyncio.create_task(_close(link), name="redis cluster")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 async def close_quietly(redis: Redis) -> None:
     """Close a client; its connection is given up even where redis-py (8.1) raises."""
     with contextlib.suppress(RedisError, OSError):
         await redis.aclose()
+
+
+async def _close(link: Link) -> None:
+    with contextlib.suppress(RedisError, OSError):
+        await link.close()
 
 
 def _answer(task: asyncio.Task[View]) -> View:
