@@ -13,6 +13,7 @@ from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import MovedError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_ws.errors import LogClosed, LogFailed, LogUnavailable
@@ -455,6 +456,38 @@ async def test_an_error_while_the_nodes_are_asked_again_is_none_of_who_calls(
     monkeypatch.setattr(nodes, "learn", fail)
     with pytest.raises(LogUnavailable, match="connect"):
         await server.ping("n")
+
+
+async def test_nodes_that_say_nothing_new_are_asked_less_often(
+    told: tuple[Server, Any, Told],
+) -> None:
+    _, nodes, node = told
+    loop = asyncio.get_running_loop()
+
+    async def learn(seconds: float) -> int:
+        """How often a node is asked while many want to know."""
+        before, ends = node.asked, loop.time() + seconds
+        while loop.time() < ends:
+            await nodes.learn()
+            await asyncio.sleep(0.005)
+        return node.asked - before
+
+    assert await learn(1.5) <= 8
+    node.last = 10_000
+    await learn(0.6)
+    assert nodes._views == [[(0, 10_000, [("127.0.0.1", node.port)])]]
+    await learn(1.5)
+
+    async def moved(link: Any) -> None:
+        if moves:
+            raise MovedError(moves.pop())
+
+    moves = [f"9 127.0.0.1:{node.port}"]
+    await nodes.at(9, moved)
+    assert await learn(0.1) <= 1
+    moves = [f"9 127.0.0.1:{free_port()}"]  # which no node has told of
+    await nodes.at(9, moved)
+    assert await learn(0.3) >= 2
 
 
 async def test_who_is_closed_while_it_learns_makes_no_connections(cluster: RedisCluster) -> None:

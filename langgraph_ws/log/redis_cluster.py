@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
@@ -30,8 +31,8 @@ _HOPS = 5
 """How often a command follows where a node sends it."""
 _ANSWERS_S = 0.3
 """How long all nodes have to say what they know; later, the first that answers is enough."""
-_LEARNT_S = 0.05
-"""How long what they have said holds at least."""
+_REST_S = 0.05, 0.5
+"""How long nothing is asked after they have said something new, and at most if they do not."""
 
 View = list[tuple[int, int, list[Node]]]
 """What one node says: first and last slot, their master, and its replicas."""
@@ -53,10 +54,12 @@ class Cluster:
         self._views: list[View] = []
         self._nodes = {*address.nodes}  # all that are known
         self._trouble = ""  # why a node did not say what it knows
+        self._said: set[tuple[int, int, Node]] = set()  # which masters are in the views
         self._uses: Counter[Link] = Counter()  # how many commands are under way on each
         self._questions: dict[Node, asyncio.Task[View]] = {}
         self._learning: asyncio.Task[None] | None = None
-        self._learnt = float("-inf")
+        self._rest = _REST_S[0]
+        self._rested = float("-inf")  # when they may be asked again
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -72,13 +75,18 @@ class Cluster:
                 asking = not isinstance(error, MovedError)
                 if not asking:
                     self._masters[slot] = node
+                    if node not in self._masters_in_views(slot):
+                        self._rest_less()
         return await self._do(node, command, asking=asking)
 
     async def learn(self) -> None:
         """Ask the nodes who has what now."""
         if self._learning is None:
-            if self._closed or asyncio.get_running_loop().time() - self._learnt < _LEARNT_S:
+            now = asyncio.get_running_loop().time()
+            if self._closed or now < self._rested:
                 return
+            if now > self._rested + 2 * _REST_S[1]:  # nobody has wanted to know for long
+                self._rest = _REST_S[0]
             self._learning = asyncio.create_task(self._ask_all(), name="redis cluster")
         await asyncio.shield(self._learning)
 
@@ -96,13 +104,17 @@ class Cluster:
     async def _find(self, slot: int) -> Node:
         if not self._views:
             await self.learn()
-        found = Counter(
-            nodes[0] for view in self._views for first, last, nodes in view if first <= slot <= last
-        )
+        found = Counter(self._masters_in_views(slot))
         if not found:
             raise ClusterDownError(self._trouble or f"no node of the cluster has slot {slot}")
         [(node, _)] = found.most_common(1)
         return self._masters.setdefault(slot, node)
+
+    def _masters_in_views(self, slot: int) -> list[Node]:
+        """The master of a slot, as each node has said."""
+        return [
+            nodes[0] for view in self._views for first, last, nodes in view if first <= slot <= last
+        ]
 
     async def _do(self, node: Node, command: Callable[[Link], Awaitable[T]], *, asking: bool) -> T:
         """Do something at a node, which keeps its connections until it is done."""
@@ -136,11 +148,20 @@ class Cluster:
             done, _ = await asyncio.wait(waiting, timeout=_ANSWERS_S)
             while not (views := [view for task in done if (view := _answer(task))]) and waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            self._rest = min(2 * self._rest, _REST_S[1])
             if views:
                 self._take(views)
         finally:
-            self._learnt = asyncio.get_running_loop().time()
+            # Jitter, so that processes do not all ask at the same time.
+            rest = self._rest * random.uniform(0.8, 1.0)  # noqa: S311
+            self._rested = asyncio.get_running_loop().time() + rest
             self._learning = None
+
+    def _rest_less(self) -> None:
+        """There is something new to learn."""
+        self._rest = _REST_S[0]
+        soon = asyncio.get_running_loop().time() + self._rest
+        self._rested = min(self._rested, soon)
 
     def _begin_to_ask(self, node: Node) -> None:
         task = asyncio.create_task(self._ask(node), name="redis cluster")
@@ -161,6 +182,9 @@ class Cluster:
     def _take(self, views: list[View]) -> None:
         self._views, self._trouble = views, ""
         self._masters.clear()
+        said = {(first, last, nodes[0]) for view in views for first, last, nodes in view}
+        if said != self._said:
+            self._said, self._rest = said, _REST_S[0]
         known = {node for view in views for _, _, nodes in view for node in nodes}
         self._nodes = {*self._address.nodes, *known}
         for node in self._links.keys() - known:  # one that returns gets another link
