@@ -252,6 +252,37 @@ async def test_what_is_followed_is_read_in_one_connection_for_each_slot(
     assert connections < 16 + 3 * 2 * 16
 
 
+async def test_who_comes_while_the_reader_of_a_slot_ends_is_read(
+    make: Make, cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make(cluster), make(cluster)
+    wakes = Wakes()
+    first = await there.follow("t", None, wakes)
+    await here.append("t", "r", [started()])
+    await wakes.reach(1)
+    first.close()
+    closing, closed = asyncio.Event(), asyncio.Event()
+    close = Redis.aclose
+
+    async def close_slowly(redis: Redis, *arguments: Any) -> None:
+        task = asyncio.current_task()
+        if task is not None and task.get_name() == "redis reader":
+            closing.set()
+            await closed.wait()
+        await close(redis, *arguments)
+
+    monkeypatch.setattr(Redis, "aclose", close_slowly)
+    async with asyncio.timeout(10):
+        await closing.wait()
+        follower = await there.follow("t", None, wakes)
+        closed.set()
+        for number in range(2, 5):
+            await here.append("t", "r", [delta()])
+            while follower.position.seq < number:
+                if not follower.read(ALL):
+                    await wakes.reach(wakes.count + 1)
+
+
 # --- nodes that are gone ----------------------------------------------------------------------
 
 

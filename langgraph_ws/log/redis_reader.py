@@ -12,6 +12,7 @@ from redis.exceptions import MovedError, RedisError
 
 from langgraph_ws.errors import LogFailed
 from langgraph_ws.log import Position
+from langgraph_ws.log.redis_cluster import close_quietly
 from langgraph_ws.log.redis_pool import COMMAND_S
 from langgraph_ws.log.redis_server import PAUSES_S, Server, some_at_once, text
 from langgraph_ws.log.redis_thread import LocalThread, is_of, stamp_of, stream_entry
@@ -142,6 +143,13 @@ class Reader:
             logger.debug("the reader of the log could not be woken: %s", error)
 
     async def _read(self) -> None:
+        # Who comes while the connection is closed finds the task running: it looks once more, and
+        # nothing comes between the last look and its end.
+        while not self._closed and self._followed():
+            await self._read_on()
+
+    async def _read_on(self) -> None:
+        """Read until nobody is followed any more."""
         redis: Redis | None = None
         loop = asyncio.get_running_loop()
         checked = 0.0
@@ -162,14 +170,14 @@ class Reader:
                         logger.warning("the log in Redis cannot be read: %s", error)
                         await asyncio.sleep(PAUSES_S[-1])
                     if redis is not None:
-                        await redis.aclose()
+                        await close_quietly(redis)
                         redis = None
                 except Exception:
                     logger.exception("what was read from Redis could not be shown")
                     await asyncio.sleep(PAUSES_S[-1])
         finally:
             if redis is not None:
-                await redis.aclose()
+                await close_quietly(redis)
 
     def _followed(self) -> bool:
         self._threads = {
