@@ -373,6 +373,28 @@ class TestShared:
         assert (taken.ticket, taken.attempt, taken.crashes) == (ticket("a"), 2, 0)
         assert taken.fence > lease.fence
 
+    async def test_leases_are_let_go_of_at_once_and_each_for_itself(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        registry: Any = await begin(make())
+        await asyncio.gather(*(lease_of(registry, f"r{n}", f"t{n}") for n in range(20)))
+        run, waiting, together = registry._store.run, 0, asyncio.Event()
+
+        async def stay_away(script: str, thread: str, *arguments: Any) -> Any:
+            nonlocal waiting
+            if script != lua.RELEASE:
+                return await run(script, thread, *arguments)
+            waiting += 1
+            if waiting == 20:
+                together.set()
+            await together.wait()
+            raise LogFailed("on purpose")
+
+        monkeypatch.setattr(registry._store, "run", stay_away)
+        async with asyncio.timeout(5):
+            await registry.close()
+        assert waiting == 20
+
     async def test_a_run_whose_holder_is_gone_is_taken_over_by_one(self, make: Make) -> None:
         registry = await begin(here := make())
         lease = await lease_of(registry, "a")

@@ -180,9 +180,8 @@ class RedisRegistry(Registry):
                     task.cancel()
                 await asyncio.wait(pending)
             self._tasks = set()
-        for lease in list(self._held.values()):
-            with contextlib.suppress(LogFailed):
-                await self.release(lease)
+        # At once: each may wait as long as Redis may be away.
+        await asyncio.gather(*map(self._release, list(self._held.values())))
         if self._guard is not None:
             self._guard.cancel()
             await asyncio.wait({self._guard})
@@ -250,6 +249,11 @@ class RedisRegistry(Registry):
             await self._store.run(lua.RELEASE, thread, thread, lease.fence, int(crashed))
             self._store.ring(claim="1")
         return None
+
+    async def _release(self, lease: Lease) -> None:
+        """Let go of a run, or let its lease run out."""
+        with contextlib.suppress(LogFailed):
+            await self.release(lease)
 
     async def withdraw(self, standing: Standing, frames: Sequence[Frame]) -> bool:
         """End a run that waits: log its last frames; False: it waits no more."""
