@@ -23,7 +23,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from uuid import uuid4
 
 from aiohttp import WSMsgType, web
@@ -652,7 +652,7 @@ class Connection:
 class _Framed:
     """The text that was made a frame last, and that: all who follow a thread are sent the same."""
 
-    last = (b"", b"")
+    last: ClassVar[tuple[bytes, bytes]] = (b"", b"")
 
 
 def _text_frame(data: bytes) -> bytes:
