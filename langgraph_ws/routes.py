@@ -192,8 +192,11 @@ class Routes(ABC):
             began: When the request came, on the monotonic clock.
         """
         response = web.StreamResponse(headers=_EVENTS | self._cors(request))
-        await response.prepare(request)
-        if request.transport is None:  # the client has left again
+        try:
+            await response.prepare(request)
+        except ConnectionError:  # the client has left again
+            return response
+        if request.transport is None:  # the same
             return response
         stream = EventStream(
             request.transport,

@@ -368,6 +368,22 @@ async def test_streams_end_with_the_server_and_are_counted() -> None:
     assert ("closed", "langchain", "1000") in counted
 
 
+async def test_a_client_that_leaves_before_its_stream_begins_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def authorize(request: web.Request) -> Identity:
+        assert request.transport is not None
+        request.transport.close()
+        return Identity(id="me")
+
+    async with served(chat("x"), authorize=authorize) as site:
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            async with stream(site):
+                pass
+        assert site.attachment.connections == 0
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_stream_whose_client_has_left_ends() -> None:
     async with served(chat("x"), heartbeat=0.1) as site:
         async with stream(site) as events:
