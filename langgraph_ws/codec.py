@@ -20,7 +20,15 @@ import orjson
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from langgraph_ws.frames import FRAMES, BlockDelta, Frame, Source
+from langgraph_ws.frames import (
+    FRAMES,
+    BlockDelta,
+    BlockKind,
+    Frame,
+    Namespace,
+    Source,
+    new_delta,
+)
 
 __all__ = [
     "decode_frame",
@@ -115,20 +123,16 @@ def dumps_frame(frame: Frame) -> bytes:
 
 
 @lru_cache(maxsize=1_000, typed=True)
-def _around(*about: Any) -> tuple[bytes, bytes]:
+def _around(
+    message_id: str,
+    index: int,
+    kind: BlockKind,
+    node: str | None,
+    namespace: Namespace,
+    task_id: str | None,
+) -> tuple[bytes, bytes]:
     """What stands before the text of a delta as JSON, and after its offset."""
-    message_id, index, kind, node, namespace, task_id = about
-    frame = BlockDelta(
-        message_id=message_id,
-        index=index,
-        kind=kind,
-        text="",
-        offset=0,
-        node=node,
-        namespace=namespace,
-        task_id=task_id,
-    )
-    data = encode_frame(frame)
+    data = encode_frame(new_delta(message_id, index, kind, "", 0, node, namespace, task_id))
     names = list(data)
     text = names.index("text")
     assert names[text + 1] == "offset"

@@ -38,6 +38,7 @@ from langgraph_ws.frames import (
     MessageStarted,
     Namespace,
     RunFinished,
+    new_delta,
 )
 from langgraph_ws.log import Entry, Position
 from langgraph_ws.protocols.chat_messages import (
@@ -207,16 +208,7 @@ def _around(
     task_id: str | None,
 ) -> tuple[bytes, bytes]:
     """What stands before the `seq` of a message with a delta, and between that and its text."""
-    frame = BlockDelta(
-        message_id=message_id,
-        index=index,
-        kind=kind,
-        text="",
-        offset=0,
-        node=node,
-        namespace=namespace,
-        task_id=task_id,
-    )
+    frame = new_delta(message_id, index, kind, "", 0, node, namespace, task_id)
     about = dumps(_about(frame)).removesuffix(b"}")
     run = dumps({"type": kind, "run_id": run_id}).removesuffix(b"}")
     return run + b',"seq":', b',"data":' + about + b',"delta":'
