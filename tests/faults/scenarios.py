@@ -11,8 +11,8 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -456,55 +456,54 @@ async def kill_redis(directory: Path, redis: RedisServer, checkpoints: str, *, k
 
 async def fail_over(directory: Path, _: RedisServer, checkpoints: str, *, times: int) -> str:
     """kill -9 of a master of Redis; sentinels make its replica the master, and all goes on."""
-    chance = random.Random(9)
-    gaps: list[object] = []
-    longest = 0.0
-    for number in range(times):
-        place = directory / f"group{number}"
-        place.mkdir()
-        with sentinel_group(place) as group:
-            async with cluster(
-                place, group.url, checkpoints, prefix="over", lease=15.0, delay=0.02
-            ) as made:
-                threads = [f"over-{number}-{n}" for n in range(4)]
-                async with made.client() as client:
-                    began = time.monotonic()
-                    tasks = [made.spawn(converse(client, it, gaps.append)) for it in threads]
-                    await asyncio.sleep(chance.uniform(0.2, 1.2))
-                    assert not any(task.done() for task in tasks)
-                    group.master.kill()
-                    await finish_all(made, tasks)
-                    longest = max(longest, time.monotonic() - began)
-                for thread, task in zip(threads, tasks, strict=True):
-                    await made.check_state(thread)
-                    assert made.check_notes([run.run_id for run in task.result()]) == 0
-    return (
-        f"{times} masters killed under {4 * times} conversations: {len(gaps)} gaps told, no node "
-        f"ran twice, every conversation ended with the right state, the slowest in {longest:.1f} s"
-    )
+
+    @contextmanager
+    def group(place: Path, _: int) -> Iterator[tuple[str, RedisServer]]:
+        with sentinel_group(place) as made:
+            yield made.url, made.master
+
+    return await _kill_masters(directory, group, checkpoints, "over", times=times)
 
 
 async def fail_over_in_cluster(
     directory: Path, _: RedisServer, checkpoints: str, *, times: int
 ) -> str:
     """kill -9 of a master of a Redis Cluster; its replica is elected, and all goes on."""
-    chance = random.Random(12)
+
+    @contextmanager
+    def nodes(place: Path, number: int) -> Iterator[tuple[str, RedisServer]]:
+        with redis_cluster(place, replicas=True, timeout_ms=1_000) as made:
+            yield made.url, made.masters[number % 3]
+
+    return await _kill_masters(directory, nodes, checkpoints, "elect", times=times)
+
+
+async def _kill_masters(
+    directory: Path,
+    group: Callable[[Path, int], AbstractContextManager[tuple[str, RedisServer]]],
+    checkpoints: str,
+    prefix: str,
+    *,
+    times: int,
+) -> str:
+    """kill -9 of a master that has a replica, in a new group each time."""
+    chance = random.Random(9)
     gaps: list[object] = []
     longest = 0.0
     for number in range(times):
-        place = directory / f"nodes{number}"
+        place = directory / f"group{number}"
         place.mkdir()
-        with redis_cluster(place, replicas=True, timeout_ms=1_000) as nodes:
+        with group(place, number) as (url, master):
             async with cluster(
-                place, nodes.url, checkpoints, prefix="elect", lease=15.0, delay=0.02
+                place, url, checkpoints, prefix=prefix, lease=15.0, delay=0.02
             ) as made:
-                threads = [f"elect-{number}-{n}" for n in range(4)]
+                threads = [f"{prefix}-{number}-{n}" for n in range(4)]
                 async with made.client() as client:
                     began = time.monotonic()
                     tasks = [made.spawn(converse(client, it, gaps.append)) for it in threads]
                     await asyncio.sleep(chance.uniform(0.2, 1.2))
                     assert not any(task.done() for task in tasks)
-                    nodes.masters[number % 3].kill()
+                    master.kill()
                     await finish_all(made, tasks)
                     longest = max(longest, time.monotonic() - began)
                 for thread, task in zip(threads, tasks, strict=True):
