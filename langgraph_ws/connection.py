@@ -46,6 +46,7 @@ from langgraph_ws.following import Follow, Lost, Threads, TooSlow
 from langgraph_ws.gate import is_expired
 from langgraph_ws.handshake import Place, log_refused_secret
 from langgraph_ws.limits import Limits
+from langgraph_ws.log import Entry
 from langgraph_ws.session import Close, Do, Reply, Retry, Session
 from langgraph_ws.states import read
 
@@ -123,7 +124,6 @@ class Connection:
 
     __slots__ = (
         "_authenticator",
-        "_compressed",
         "_credit",
         "_credit_at",
         "_deadline",
@@ -179,7 +179,6 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._ws = ws
-        self._compressed = bool(ws.compress)
         self._transport = transport
         self._session = session
         self._runs = runs
@@ -199,8 +198,10 @@ class Connection:
             limit=limits.threads_per_connection,
             send=self._put,
             wake=self._rouse,
-            deliver=self._deliver,
             lost=self._enqueue,
+            # What is compressed has to pass aiohttp's coroutine.
+            deliver=None if ws.compress else self._deliver,
+            tell=None if ws.compress else self._tell,
         )
         # Lists, made anew: an empty deque or event takes 0.7 KB, and most connections are idle.
         self._outbox: list[bytes] = []
@@ -575,19 +576,43 @@ class Connection:
     def _rouse(self) -> None:
         """Have the writer look what there is to send."""
         self._news = True
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
+        sleeper, self._sleeper = self._sleeper, None
+        if sleeper is not None and not sleeper.done():
+            sleeper.set_result(None)
 
-    def _deliver(self, follow: Follow) -> None:
-        """Send what a thread has to say, here and now where nothing is in the way.
+    def _tell(self, follow: Follow, entry: Entry) -> bool:
+        """Send what a thread has just said, here and now; False: something is in the way.
 
         This is what every viewer of a run costs for each piece of it: no task is woken, and the
         frame is written past aiohttp's coroutine, which has nothing to compress or to wait for.
         While a command is carried out, its answer comes first.
         """
         transport = self._transport
-        busy = self._worker is not None or self._sleeper is None or self._news
-        if busy or self._compressed or transport.is_closing() or transport.get_write_buffer_size():
+        if self._sleeper is None or self._worker is not None or transport.get_write_buffer_size():
+            return False
+        try:
+            message = follow.tell(entry)
+            if message is None:
+                return False
+            text, frame = _Framed.last
+            if message is not text:
+                frame = _text_frame(message)
+            transport.write(frame)
+            self._messages += 1
+            self._sent += len(frame)
+        except Exception:
+            self._fail_writing()
+        return True
+
+    def _deliver(self, follow: Follow) -> None:
+        """Send what a thread has to say, here and now where nothing is in the way."""
+        transport = self._transport
+        if (
+            self._sleeper is None
+            or self._worker is not None
+            or transport.is_closing()
+            or transport.get_write_buffer_size()
+        ):
             self._threads.wait(follow)
             return
         try:
@@ -596,9 +621,7 @@ class Connection:
                 if number and transport.get_write_buffer_size():
                     self._put(messages[number:])
                     break
-                text, frame = _Framed.last
-                if message is not text:
-                    frame = _text_frame(message)
+                frame = _text_frame(message)
                 transport.write(frame)
                 self._messages += 1
                 self._sent += len(frame)

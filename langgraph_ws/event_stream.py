@@ -70,7 +70,6 @@ class EventStream:
             limit=1,
             send=self._put,
             wake=self._wake.set,
-            deliver=lambda follow: self._threads.wait(follow),
             lost=self._fell_out,
         )
         self._deadline: asyncio.TimerHandle | None = None

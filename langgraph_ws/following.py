@@ -28,10 +28,11 @@ from langgraph_ws.commands import (
 from langgraph_ws.errors import GapError, LogClosed, RequestError
 from langgraph_ws.frames import RunFinished, RunStatus
 from langgraph_ws.log import Entry, Follower, Position
+from langgraph_ws.session import tells_nothing
 
 if TYPE_CHECKING:
     from langgraph_ws.runs import Runs
-    from langgraph_ws.session import Session
+    from langgraph_ws.session import Session, Teller
 
 __all__ = ["Follow", "Lost", "Threads", "TooSlow"]
 
@@ -52,7 +53,7 @@ class Follow:
     """One followed thread.
 
     `run_id`: only this run is shown; `until`: the `seq` after which nothing of it comes any more;
-    `cursor` is None while a gap is being mended.
+    `cursor` is None while a gap is being mended; `tell`: what the session makes of most entries.
     """
 
     identity: Identity
@@ -60,6 +61,7 @@ class Follow:
     run_id: str | None
     cursor: Follower | None = None
     until: int | None = None
+    tell: Teller = tells_nothing
 
     def close(self) -> None:
         """Read no more of it."""
@@ -86,7 +88,9 @@ class Threads:
         send: Takes messages for the client, to be sent before anything that `take` gives later.
         wake: Called when `take` has something.
         deliver: Called with a thread that has just said something, in the step in which it is said,
-            to `read` it now or have it `wait`.
+            to `read` it now or have it `wait`; None: they all wait.
+        tell: Called instead, where that is possible, with the one entry that was said; whether it
+            was taken.
         lost: Called when a thread fell out of the log; `mend` is then to be called.
     """
 
@@ -100,6 +104,7 @@ class Threads:
         "_runs",
         "_send",
         "_session",
+        "_tell",
         "_wake",
     )
 
@@ -111,15 +116,17 @@ class Threads:
         limit: int,
         send: Callable[[Sequence[bytes]], None],
         wake: Callable[[], None],
-        deliver: Callable[[Follow], None],
         lost: Callable[[Lost], None],
+        deliver: Callable[[Follow], None] | None = None,
+        tell: Callable[[Follow, Entry], bool] | None = None,
     ) -> None:
         self._runs = runs
         self._session = session
         self._limit = limit
         self._send = send
         self._wake = wake
-        self._deliver = deliver
+        self._deliver = deliver or self.wait
+        self._tell = tell
         self._lost = lost
         self._follows: dict[str, Follow] = {}
         self._ready: dict[Follow, None] = {}
@@ -173,9 +180,8 @@ class Threads:
         except LogClosed:
             self._drop(follow, dropped=True)
             return []
-        if len(entries) == 1 and follow.run_id is None:
-            # The way of nearly every token: keep it short.
-            message = self._session.tell(follow.thread_id, entries[0])
+        if len(entries) == 1:
+            message = follow.tell(entries[0])
             if message is not None:
                 return [message]
         elif len(entries) == _BATCH:
@@ -333,12 +339,10 @@ class Threads:
             GapError: There is none to be had.
             TooSlow: The oldest entry is never held long enough.
         """
-        runs, wake = self._runs, partial(self._deliver, follow)
+        runs = self._runs
         for _ in range(_RETRIES):
             try:
-                follow.cursor = await runs.follow(
-                    follow.identity, follow.thread_id, begin, wake, rewind=wanted.rewind
-                )
+                follow.cursor = await self._cursor(follow, begin, rewind=wanted.rewind)
             except GapError:
                 if not wanted.held:
                     raise
@@ -397,21 +401,34 @@ class Threads:
 
     async def _snapshot(self, follow: Follow) -> tuple[Snapshot, Follower]:
         """A snapshot, and a cursor that goes on from it."""
-        wake = partial(self._deliver, follow)
         for _ in range(_RETRIES):
             snapshot = await self._runs.snapshot(follow.identity, follow.thread_id)
             try:
-                cursor = await self._runs.follow(
-                    follow.identity, follow.thread_id, snapshot.position, wake
-                )
+                cursor = await self._cursor(follow, snapshot.position)
             except GapError:
                 continue
             return replace(snapshot, position=cursor.position), cursor
         raise TooSlow
 
+    async def _cursor(self, follow: Follow, after: Position, *, rewind: bool = False) -> Follower:
+        """A cursor over the log of a thread, which has it read or told what is said.
+
+        Raises:
+            GapError: The position cannot be resumed from.
+        """
+        return await self._runs.follow(
+            follow.identity,
+            follow.thread_id,
+            after,
+            partial(self._deliver, follow),
+            rewind=rewind,
+            tell=self._tell and partial(self._tell, follow),
+        )
+
     def _register(self, follow: Follow, messages: Sequence[bytes]) -> None:
         """Say that a thread is followed, and follow it, in this order and in one step."""
         self._send(messages)
+        follow.tell = self._session.teller(follow.thread_id)
         previous = self._follows.pop(follow.thread_id, None)
         if previous is None:
             self._runs.joined(follow.identity, follow.thread_id)

@@ -412,9 +412,11 @@ class Runs:
         wake: Callable[[], None],
         *,
         rewind: bool = False,
+        tell: Callable[[Entry], bool] | None = None,
     ) -> Follower:
         """Read the log of an identity's thread (see `ThreadLog.follow`)."""
-        return await self.log.follow(self.key(identity, thread_id), after, wake, rewind=rewind)
+        key = self.key(identity, thread_id)
+        return await self.log.follow(key, after, wake, rewind=rewind, tell=tell)
 
     async def entries(
         self,

@@ -8,15 +8,15 @@ that it follows; all bytes that it returns are messages to send, in that order.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from langgraph_ws.commands import Answer, Command, Snapshot
 from langgraph_ws.errors import GapError, RequestError
 from langgraph_ws.log import Entry, Position
 
-__all__ = ["Action", "Close", "Do", "Peer", "Reply", "Session"]
+__all__ = ["Action", "Close", "Do", "Peer", "Reply", "Session", "Teller", "tells_nothing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Close:
 
 
 Action = Reply | Do | Close
+Teller: TypeAlias = Callable[[Entry], bytes | None]
 Retry = Literal["resume", "reauth", "never"]
 
 
@@ -118,13 +119,12 @@ class Session(ABC):
     def send(self, thread_id: str, entries: Sequence[Entry]) -> list[bytes]:
         """Take the next entries of a followed thread (only those of one run, where one is)."""
 
-    def tell(self, thread_id: str, entry: Entry) -> bytes | None:
-        """The message for the next entry, where that needs no more than a look at the entry.
+    def teller(self, thread_id: str) -> Teller:
+        """What takes the entries that need no more than a look, for as long as it is followed.
 
-        Returns:
-            The message; None: it was not taken, `send` it.
+        It returns the message for the next entry; None: that was not taken, `send` it.
         """
-        return None
+        return tells_nothing
 
     def done_with(self, thread_id: str) -> bool:
         """Whether it has nothing more to tell of a followed thread, which is then left alone."""
@@ -162,3 +162,8 @@ class Session(ABC):
     @abstractmethod
     def bye(self, reason: str, retry: Retry, after_ms: int) -> list[bytes]:
         """Say that the connection is about to be closed."""
+
+
+def tells_nothing(entry: Entry) -> None:
+    """Take no entry."""
+    return

@@ -399,6 +399,80 @@ async def test_a_wake_may_close_followers(make: Callable[..., MemoryThreadLog]) 
     assert wakes.count == 0
 
 
+class Told(Wakes):
+    """Is told the entries that come, and takes as many as it has room for."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.entries: list[Entry] = []
+
+    def tell(self, entry: Entry) -> bool:
+        if len(self.entries) == self.room:
+            return False
+        self.entries.append(entry)
+        return True
+
+
+async def test_who_has_read_everything_is_told_what_comes_next(
+    make: Callable[..., MemoryThreadLog],
+) -> None:
+    log = make()
+    frames = [*OPENED, *(said(0, str(number)) for number in range(6))]
+    told, late = Told(room=3), Told(room=3)
+    follower = await log.follow("t", None, told, tell=told.tell)
+    await log.append("t", "r", frames[: len(OPENED) + 1])
+    assert (told.count, told.entries) == (1, [])  # several at once are to be read
+    behind = await log.follow("t", None, late, tell=late.tell)
+    assert frames_of(follower.read(100)) == frames[: len(OPENED) + 1]
+    for frame in frames[len(OPENED) + 1 :]:
+        await log.append("t", "r", [frame])
+    assert frames_of(told.entries) == frames[-5:-2]
+    assert (told.count, late.count) == (3, 5)
+    assert late.entries == []  # there was something to be read before
+    assert follower.position.seq == len(frames) - 2
+    assert frames_of(follower.read(100)) == frames[-2:]
+    assert frames_of(behind.read(100)) == frames
+    await log.append("t", "r", [said(0, "x")])
+    assert frames_of(late.entries) == [said(0, "x")]
+    assert behind.position == Position(follower.position.epoch, len(frames) + 1)
+
+
+async def test_who_is_told_may_close_followers(make: Callable[..., MemoryThreadLog]) -> None:
+    log = make()
+    others = Told(room=9)
+
+    def leave(entry: Entry) -> bool:
+        for follower in followers:
+            follower.close()
+        return True
+
+    await log.append("t", "r", [*OPENED, said(0, "a")])
+    here = (await log.view("t"))[0]
+    followers = [
+        await log.follow("t", here, others, tell=tell) for tell in (leave, others.tell, None)
+    ]
+    await log.append("t", "r", [said(0, "b")])
+    assert (others.count, others.entries) == (0, [])
+
+
+async def test_who_is_told_and_raises_hurts_nobody(
+    make: Callable[..., MemoryThreadLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(entry: Entry) -> bool:
+        raise RuntimeError("no")
+
+    log = make()
+    await log.append("t", "r", [*OPENED, said(0, "a")])
+    here, told = (await log.view("t"))[0], Told(room=9)
+    follower = await log.follow("t", here, nothing, tell=broken)
+    await log.follow("t", here, told, tell=told.tell)
+    with caplog.at_level(logging.ERROR):
+        await log.append("t", "r", [said(0, "b")])
+    assert "failed to wake" in caplog.text
+    assert frames_of(told.entries) == frames_of(follower.read(9)) == [said(0, "b")]
+
+
 async def test_looking_at_threads_that_do_not_exist_leaves_nothing_behind(
     make: Callable[..., MemoryThreadLog],
 ) -> None:

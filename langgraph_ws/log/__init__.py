@@ -253,6 +253,7 @@ class ThreadLog(ABC):
         wake: Callable[[], None],
         *,
         rewind: bool = False,
+        tell: Callable[[Entry], bool] | None = None,
     ) -> Follower:
         """Read from a position on: first what is held, then what comes.
 
@@ -264,6 +265,9 @@ class ThreadLog(ABC):
                 lost or closed; it must not block and must not raise.
             rewind: Begin at the first entry of the run that `after` lies in instead, for a reader
                 that needs the whole run to make sense of the rest.
+            tell: May be called instead of `wake`, under the same conditions, with the entry after
+                the position when no other is new: whether it was taken, so that the position is
+                after it; if it was not, `wake` is called. A log need not make use of it.
 
         Raises:
             GapError: The position cannot be resumed from.

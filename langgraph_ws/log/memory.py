@@ -9,6 +9,7 @@ results that nobody asks for again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = ["MemoryThreadLog"]
+
+logger = logging.getLogger(__name__)
 
 _QUIET_S = 10.0
 """How long a run has to have ended before its entries are packed: those who come back at once read
@@ -168,7 +171,8 @@ class MemoryThreadLog(ThreadLog):
                 self._bytes += record.bytes - size
                 if self._bytes >= self._most:
                     self._fit()
-                wake_all(record.followers)
+                if record.followers:
+                    record.tell(self._opened)
                 return
         wake_all(self._write(thread, run_id, frames, now).followers)
 
@@ -194,14 +198,16 @@ class MemoryThreadLog(ThreadLog):
         wake: Callable[[], None],
         *,
         rewind: bool = False,
+        tell: Callable[[Entry], bool] | None = None,
     ) -> Follower:
         """Read from a position on: first what is held, then what comes."""
         self._check_open()
         self._expire(self._clock())
         seq = self._resume(self._threads.get(thread), after, rewind)
         record = self._record(thread)
-        follower = _Follower(record, seq, self._settle, self._opened)
+        follower = _Follower(record, seq, self._settle, self._opened, tell or _untold)
         record.followers[follower] = wake
+        record.told = None
         return follower
 
     async def bounds(self, thread: str) -> Bounds:
@@ -397,6 +403,7 @@ class _Thread:
         self.fold = Fold(retention.thread_bytes)
         self.runs: dict[str, _Run] = {}
         self.followers: dict[_Follower, Callable[[], None]] = {}
+        self.told: tuple[tuple[_Follower, Callable[[], None]], ...] | None = None  # these, as read
         self._retention = retention
         self._most_entries = retention.entries
         self._most_bytes = retention.thread_bytes
@@ -449,6 +456,23 @@ class _Thread:
         if len(self.entries) > self._most_entries or self.bytes > self._most_bytes:
             self._trim()
         return True
+
+    def tell(self, opened: Opened) -> None:
+        """Tell the followers the newest entry; wake those who do not take it."""
+        seq = self.head
+        before = seq - 1
+        entry = self.newest = self.entries[seq].entry(seq, opened)
+        told = self.told
+        if told is None:
+            told = self.told = tuple(self.followers.items())
+        for follower, wake in told:
+            try:
+                if follower.seq == before and follower.tell(entry):
+                    follower.seq = seq
+                elif follower in self.followers:  # an earlier one may have closed it
+                    wake()
+            except Exception:
+                logger.exception("a follower of a thread log failed to wake")
 
     def _say(self, run: _Run, frame: BlockDelta, time_ms: int) -> int:
         """Add a delta, and fold it in; the bytes that it takes."""
@@ -565,7 +589,14 @@ class _Thread:
 
 
 class _Follower:
-    """A cursor over the log of one thread."""
+    """A cursor over the log of one thread.
+
+    Attributes:
+        seq: The number of the entry read last.
+        tell: Takes the next one, or does not.
+    """
+
+    __slots__ = ("_opened", "_settle", "_thread", "seq", "tell")
 
     def __init__(
         self,
@@ -573,43 +604,52 @@ class _Follower:
         seq: int,
         settle: Callable[[_Thread], None],
         opened: Opened,
+        tell: Callable[[Entry], bool],
     ) -> None:
         self._opened = opened
         self._thread = thread
-        self._seq = seq
         self._settle = settle
+        self.seq = seq
+        self.tell = tell
 
     @property
     def position(self) -> Position:
         """The position of the entry read last."""
-        return Position(self._thread.epoch, self._seq)
+        return Position(self._thread.epoch, self.seq)
 
     @property
     def lag(self) -> int:
         """How many entries lie after the position."""
-        return self._thread.head - self._seq
+        return self._thread.head - self.seq
 
     def read(self, limit: int) -> list[Entry]:
         """The entries after the position that are there now, at most `limit`; moves past them."""
         thread, opened = self._thread, self._opened
-        start = self._seq + 1
+        start = self.seq + 1
         if start == thread.head >= thread.first:  # nearly always
-            self._seq = start
+            self.seq = start
             entry = thread.newest
             if entry is None:
                 entry = thread.newest = thread.entries[start].entry(start, opened)
             return [entry]
         if start < thread.first:
-            raise gap_error("trimmed", self._seq, Bounds(thread.epoch, thread.first, thread.head))
+            raise gap_error("trimmed", self.seq, Bounds(thread.epoch, thread.first, thread.head))
         if start > thread.head and thread.closed:
             raise LogClosed("the thread log has been closed")
-        self._seq = min(self._seq + limit, thread.head)
-        return [thread.entries[seq].entry(seq, opened) for seq in range(start, self._seq + 1)]
+        self.seq = min(self.seq + limit, thread.head)
+        return [thread.entries[seq].entry(seq, opened) for seq in range(start, self.seq + 1)]
 
     def close(self) -> None:
         """Stop following; `wake` is not called again."""
         if self._thread.followers.pop(self, None) is not None:
+            self._thread.told = None
+            self.tell = _untold
             self._settle(self._thread)
+
+
+def _untold(entry: Entry) -> bool:
+    """Take nothing that is told: who follows wants to read."""
+    return False
 
 
 def _gap(bounds: Bounds, after: Position | None) -> GapReason | None:

@@ -201,6 +201,7 @@ class RedisThreadLog(ThreadLog):
         wake: Callable[[], None],
         *,
         rewind: bool = False,
+        tell: Callable[[Entry], bool] | None = None,
     ) -> Follower:
         """Read from a position on: first what is held, then what comes."""
         self._check_open()

@@ -54,7 +54,17 @@ from langgraph_ws.protocols.chat_messages import (
 )
 from langgraph_ws.protocols.chat_requests import REQUESTS, RequestId, decode, request_id
 from langgraph_ws.protocols.requests import parse
-from langgraph_ws.session import Action, Close, Do, Peer, Reply, Retry, Session
+from langgraph_ws.session import (
+    Action,
+    Close,
+    Do,
+    Peer,
+    Reply,
+    Retry,
+    Session,
+    Teller,
+    tells_nothing,
+)
 from langgraph_ws.view import OpenMessage
 
 __all__ = ["RESERVED", "ChatSession"]
@@ -230,6 +240,20 @@ class _Feed:
     Attributes:
         merged: How many deltas were merged into another since this was last set to 0.
     """
+
+    __slots__ = (
+        "_after",
+        "_around",
+        "_delta",
+        "_epoch",
+        "_expose_state",
+        "_last",
+        "_last_run_id",
+        "_open",
+        "_variant",
+        "merged",
+        "run_id",
+    )
 
     def __init__(self, run_id: str | None, expose_state: bool) -> None:
         self.run_id = run_id
@@ -452,10 +476,10 @@ class ChatSession(Session):
             del self._feeds[thread_id]
         return messages
 
-    def tell(self, thread_id: str, entry: Entry) -> bytes | None:
-        """The message for the next entry, if it is a delta that stands for itself."""
+    def teller(self, thread_id: str) -> Teller:
+        """What takes deltas that stand for themselves."""
         feed = self._feeds.get(thread_id)
-        return None if feed is None else feed.tell(entry)
+        return tells_nothing if feed is None or feed.run_id is not None else feed.tell
 
     def gap(self, thread_id: str, gap: GapError, snapshot: Snapshot) -> list[bytes] | None:
         """Tell of the gap and the snapshot, and go on after it."""
