@@ -68,15 +68,11 @@ class RawClient:
 
     async def receive_frame(self) -> tuple[int, bytes]:
         """The opcode and payload of the next frame."""
-        first, second = await self._take(2)
-        size = second & 127
-        if size == 126:
-            (size,) = struct.unpack("!H", await self._take(2))
-        elif size == 127:
-            (size,) = struct.unpack("!Q", await self._take(8))
+        while (taken := first_frame(self._data)) is None:
+            await self._more()
+        first, payload, self._data = taken
         assert first & 0x80, "a fragment"
-        payload = await self._take(size)
-        self.payload += size
+        self.payload += len(payload)
         if first & 0x70:
             assert first & 0x70 == 0x40, "another extension is in use"
             assert self._inflate is not None, "an extension is in use"
@@ -107,17 +103,16 @@ class RawClient:
         except (EOFError, ConnectionError):
             return True
 
+    async def pass_on(self, protocol: asyncio.Protocol) -> None:
+        """Have a protocol take the connection, and what comes from now on."""
+        assert not self._data, "something came that nobody has read"
+        await asyncio.get_running_loop().create_connection(lambda: protocol, sock=self._sock)
+
     def close(self) -> None:
         self._sock.close()
 
     async def write(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._sock, data)
-
-    async def _take(self, size: int) -> bytes:
-        while len(self._data) < size:
-            await self._more()
-        taken, self._data = self._data[:size], self._data[size:]
-        return taken
 
     async def _until(self, mark: bytes) -> bytes:
         while mark not in self._data:
@@ -130,6 +125,20 @@ class RawClient:
         if not data:
             raise EOFError
         self._data += data
+
+
+def first_frame(data: bytes) -> tuple[int, bytes, bytes] | None:
+    """The first byte of the first (unmasked) frame, its payload, and what comes after it."""
+    if len(data) < 2:
+        return None
+    start, size = 2, data[1] & 127
+    if size > 125:
+        start += 2 if size == 126 else 8
+        if len(data) < start:
+            return None
+        size = int.from_bytes(data[2:start], "big")
+    end = start + size
+    return None if len(data) < end else (data[0], data[start:end], data[end:])
 
 
 def frame(opcode: int, payload: bytes) -> bytes:

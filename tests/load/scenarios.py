@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import signal
 import sys
 import time
@@ -22,7 +23,7 @@ import aiohttp
 from redis.asyncio import Redis
 
 from tests.load.app import STORY, raise_file_limit
-from tests.rawsocket import RawClient
+from tests.rawsocket import PING, PONG, RawClient, first_frame, frame
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -299,32 +300,70 @@ async def stuck(*, stuck: int, good: int, seconds: float) -> str:
     )
 
 
+class Viewer(asyncio.Protocol):
+    """A client that notes how late what it is sent comes, and does nothing else with it.
+
+    A thousand that unpack everything, on the cores of the server, would measure themselves.
+    """
+
+    def __init__(self, lags: list[float]) -> None:
+        self.count = 0
+        self.ended = asyncio.get_running_loop().create_future()
+        self._lags = lags
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        now = time.time()
+        data = self._data + data
+        while (taken := first_frame(data)) is not None:
+            first, payload, data = taken
+            if said := _SAID_AT.search(payload):
+                self.count += 1
+                self._lags.append(now - float(said[1]))
+            elif first & 15 == PING:
+                self.transport.write(frame(PONG, payload))
+            elif b'"type":"end"' in payload:
+                self.ended.set_result(None)
+        self._data = data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(AssertionError("the connection ended before the run"))
+
+
+_SAID_AT = re.compile(rb'"at":([0-9.]+)')
+
+
 async def fan_out(*, viewers: int, seconds: float) -> str:
     """One run, thirty words a second, many viewers."""
     async with site() as served:
-        sockets = await many(viewers, lambda _: served.attached("t"))
-        speaker = await served.connect()
         lags: list[float] = []
 
-        async def view(ws: aiohttp.ClientWebSocketResponse) -> int:
-            count = 0
-            async for received in ws:
-                message = json.loads(received.data)
-                if message["type"] == "tick":
-                    count += 1
-                    lags.append(time.time() - message["data"]["at"])
-                elif message["type"] == "end":
-                    break
-            return count
+        async def view(_: int) -> Viewer:
+            client, viewer = await RawClient.connect(served.port), Viewer(lags)
+            await client.send(
+                {"type": "attach", "thread_id": "t", "options": {"text": "delta"}},
+            )
+            await client.receive("run")
+            await client.pass_on(viewer)
+            return viewer
 
-        viewing = [asyncio.create_task(view(ws)) for ws in sockets]
+        viewing: list[Viewer] = await many(viewers, view)
+        speaker = await served.connect()
         before, began = await served.vitals(), time.monotonic()
         count = int(seconds * 30)
         await say(speaker, f"ticks {count} {1 / 30} 0", thread_id="t")
-        counts = await asyncio.gather(*viewing)
+        await until(speaker, "end")
+        await asyncio.gather(*(viewer.ended for viewer in viewing))
         busy = ((await served.vitals())["cpu"] - before["cpu"]) / (time.monotonic() - began)
-        assert set(counts) == {count}
-        await close_all([*sockets, speaker])
+        assert {viewer.count for viewer in viewing} == {count}
+        for viewer in viewing:
+            viewer.transport.close()
+        await speaker.close()
     return (
         f"{viewers} viewers of 30 messages a second: {busy:.0%} of a core, "
         f"p50 {percentile(lags, 0.5) * 1e3:.0f} ms, p99 {percentile(lags, 0.99) * 1e3:.0f} ms "
