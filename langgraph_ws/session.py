@@ -159,6 +159,10 @@ class Session(ABC):
         """What was held back for a moment and is due by now; asked for at least every second."""
         return []
 
+    def due_in(self) -> float | None:
+        """In how many seconds that is to be asked for; None: a second will do."""
+        return None
+
     @abstractmethod
     def bye(self, reason: str, retry: Retry, after_ms: int) -> list[bytes]:
         """Say that the connection is about to be closed."""

@@ -1148,9 +1148,10 @@ def test_the_ends_of_runs_that_only_watchers_hear_of_come_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("user_agent", "server_sent"), [("Python/3.11 websockets/17.4", False), ("Mozilla", True)]
+    ("user_agent", "server_sent"),
+    [("Python/3.11 websockets/17.4", False), ("langgraph-sdk-py/0.4.14", True)],
 )
-def test_who_watches_on_a_connection_of_its_own_hears_of_ends_at_once(
+def test_the_python_client_that_watches_on_a_connection_of_its_own_hears_of_ends_at_once(
     user_agent: str, server_sent: bool
 ) -> None:
     peer = Peer({"thread_id": "t"}, user_agent=user_agent)
@@ -1165,6 +1166,88 @@ FAILURE: list[Frame] = [
     RunFailed(code="graph_failed", message="x"),
     RunFinished(status="failed"),
 ]
+ENDS: list[tuple[list[Frame], str]] = [
+    ([RunFinished(status="completed")], "completed"),
+    ([RunFinished(status="cancelled")], "interrupted"),
+    (FAILURE, "failed"),
+]
+
+
+class Streams:
+    """The event streams of a page of the JavaScript client, and its time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_700_000_000_000
+        monkeypatch.setattr(langchain, "_now_ms", lambda: self.now)
+
+    def open(self, *channels: str, head: int = 0) -> LangChainSession:
+        stream = LangChainSession(Peer({"thread_id": "t"}, user_agent="Mozilla"), server_sent=True)
+        subscribed(stream, *channels, head=head)
+        return stream
+
+    def story(self, *frames: Frame) -> list[Entry]:
+        return [Entry(each.seq, each.run_id, self.now, each.frame) for each in entries(*frames)]
+
+
+@pytest.mark.parametrize(("end", "told"), ENDS)
+def test_an_event_stream_that_was_just_opened_tells_of_an_end_when_no_other_comes_instead(
+    end: list[Frame], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = Streams(monkeypatch)
+    story = streams.story(RunStarted(thread_id="t", run_id="r", graph="g"), *end)
+    streams.now += 250
+    stream = streams.open("values", "lifecycle", head=len(story))
+    assert lifecycle(stream.send("t", story)) == ["running"]
+    due_in = stream.due_in()
+    assert due_in == pytest.approx(0.3, abs=0.01)
+    streams.now += 299
+    assert stream.overdue() == []
+    streams.now += 1
+    assert lifecycle(stream.overdue()) == [told]
+    assert (stream.due_in(), stream.overdue()) == (None, [])
+
+
+@pytest.mark.parametrize(("end", "told"), ENDS)
+def test_an_event_stream_tells_at_once_of_the_end_of_a_run_that_takes_its_time(
+    end: list[Frame], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = Streams(monkeypatch)
+    stream = streams.open("values", "lifecycle")
+    story = streams.story(RunStarted(thread_id="t", run_id="r", graph="g"))
+    assert lifecycle(stream.send("t", story)) == ["running"]
+    streams.now += 301
+    whole = streams.story(RunStarted(thread_id="t", run_id="r", graph="g"), *end)
+    assert lifecycle(stream.send("t", whole[1:])) == [told]
+    streams.now += 301
+    late = streams.open("values", "lifecycle", head=len(whole))
+    assert lifecycle(late.send("t", whole)) == ["running", told]
+
+
+@pytest.mark.parametrize(("end", "told"), ENDS)
+def test_an_event_stream_that_watches_tells_of_an_end_after_the_other_one(
+    end: list[Frame], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = Streams(monkeypatch)
+    stream = streams.open("lifecycle", "input")
+    streams.now += 9_000
+    story = streams.story(RunStarted(thread_id="t", run_id="r", graph="g"), *end)
+    assert lifecycle(stream.send("t", story)) == ["running"]
+    streams.now += 599
+    assert stream.overdue() == []
+    streams.now += 1
+    assert lifecycle(stream.overdue()) == [told]
+
+
+def test_an_event_stream_tells_of_ends_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    ended = RunFinished(status="completed")
+    starts = [RunStarted(thread_id="t", run_id=run, graph="g") for run in ("r", "s")]
+    story = streams.story(starts[0], ended, starts[1], ended, *FAILURE)
+    stream = streams.open("lifecycle", "input")
+    assert lifecycle(stream.send("t", story[:2])) == ["running"]
+    assert lifecycle(stream.send("t", story[2:4])) == ["completed", "running"]
+    assert lifecycle(stream.bye("restart", "resume", 0)) == ["completed"]
+    assert lifecycle(stream.send("t", story[4:])) == ["failed"]
 
 
 @pytest.mark.parametrize("user_agent", ["Python/3.11 websockets/17.4", "langgraph-sdk-py/0.4.14"])

@@ -85,8 +85,8 @@ _DIGITS = len(str(MAX_INTEGER))
 _PYTHON_LIMIT = 1_000_000
 """The library of the Python client closes the socket over a message of more than 1 MiB."""
 _SETTLE_MS = 300
-"""How long the JavaScript client may need from its first subscription to the next, and the Python
-client from its first to a run."""
+"""How long the JavaScript client may need from its first subscription or event stream to the next,
+and the Python client from its first to a run."""
 _LATE_MS = 10_000
 """How long the Python client may need to watch a run that it has started."""
 _ENDS = frozenset({"completed", "failed"})
@@ -272,6 +272,7 @@ class LangChainSession(Session):
         has_limit = "websockets/" in peer.user_agent
         self._is_python = has_limit or "langgraph-sdk-py/" in peer.user_agent
         self._limit = _PYTHON_LIMIT if has_limit else None
+        self._is_one_of_several = self.server_sent and not self._is_python
         self._tokens = count(1)
         self._asked: dict[int, _Asked] = {}
         self._subscriptions: dict[str, _Subscription] = {}
@@ -283,6 +284,8 @@ class LangChainSession(Session):
         self._bad_messages = 0
         self._opened_ms = self._subscribed_ms = _now_ms()
         self._held: list[bytes] = []
+        self._due_ms = 0
+        self._is_leaving = False
 
     # -- what the client says ---------------------------------------------------------------
 
@@ -501,7 +504,7 @@ class LangChainSession(Session):
                     if event.root is not None and self._held:  # the next run has begun
                         out += () if self._is_python else self._held
                         self._held = []
-                    (self._held if self._is_early(number, event) else out).append(data)
+                    (self._held if self._is_early(number, entry, event) else out).append(data)
         if entries:
             last = reader.numbers.through(entries[-1].seq)
             for subscription in self._subscriptions.values():
@@ -509,12 +512,12 @@ class LangChainSession(Session):
             out += self._answer_replayed(last)
         return [*out, *self.overdue()]
 
-    def _is_early(self, number: int, event: Event) -> bool:
+    def _is_early(self, number: int, entry: Entry, event: Event) -> bool:
         """Whether it is the end of a run that the client may not be told of yet.
 
         The JavaScript client watches a run first, and subscribes to what it says right after, when
         it has started one and when it comes back. When it is told of the end in between, it shows
-        nothing of what comes then. An event stream has one subscription.
+        nothing of what comes then. The same goes for its event streams (see `_due_of_end`).
 
         The Python client watches on a connection of its own, and takes the first end that it is
         told of for that of its run. An end from before it came may be that of another run, which it
@@ -524,8 +527,26 @@ class LangChainSession(Session):
             return event.root in _ENDS and any(
                 each.watches and number <= each.head for each in self._subscriptions.values()
             )
-        early = event.root in TERMINAL_EVENTS.values() and not self.server_sent
-        return early and self._may_ask_for_more()
+        if self._is_one_of_several:
+            if event.root is None or event.root == "running" or self._is_leaving:
+                return False
+            self._due_ms = self._due_of_end(entry)
+            return _now_ms() < self._due_ms
+        return event.root in TERMINAL_EVENTS.values() and self._may_ask_for_more()
+
+    def _due_of_end(self, entry: Entry) -> int:
+        """When an event stream may be told of the end of a run, in milliseconds since the epoch.
+
+        The JavaScript client (1.15) has two event streams at a time, and another instead of one of
+        them whenever it subscribes to more. (1) The one that only watches tells it again of the end
+        of a run that the other one has told of; if it does so first, a page that starts the next
+        run right away takes the second end for that of the new run. (2) After the end on a stream
+        that was just opened, nothing is shown any more of what comes on the one that replaces it.
+        """
+        if all(each.watches for each in self._subscriptions.values()):
+            return max(min(entry.time_ms, _now_ms()), self._opened_ms) + 2 * _SETTLE_MS
+        is_recent = entry.time_ms > self._opened_ms - _SETTLE_MS
+        return self._opened_ms + _SETTLE_MS if is_recent else 0
 
     def _may_ask_for_more(self) -> bool:
         """Whether it has asked for more than it has been told yet, or is about to."""
@@ -536,10 +557,19 @@ class LangChainSession(Session):
 
     def overdue(self) -> list[bytes]:
         """The end that was held back, once it is not to be any more."""
-        if not self._held or self._may_ask_for_more():
+        if not self._held:
+            return []
+        early = _now_ms() < self._due_ms if self._is_one_of_several else self._may_ask_for_more()
+        if early:
             return []
         released, self._held = self._held, []
         return released
+
+    def due_in(self) -> float | None:
+        """In how many seconds an event stream is told of the end that was held back."""
+        if not self._held or not self._is_one_of_several:
+            return None
+        return max(0, self._due_ms - _now_ms() + 1) / 1_000
 
     def _wanted(self, number: int, channel: str, entry: Entry, event: Event) -> bool:
         """Whether a subscription wants an event that it has not been told of."""
@@ -617,9 +647,14 @@ class LangChainSession(Session):
 
     def bye(self, reason: str, retry: Retry, after_ms: int) -> list[bytes]:
         """Say why the connection ends, where it is not to be opened again just so."""
-        if retry == "resume":
-            return []
-        return [_error(RequestError("unauthorized", f"the connection ends: {reason}"), None)]
+        told: list[bytes] = []
+        if self._is_one_of_several:
+            self._is_leaving = True
+            told, self._held = self._held, told
+        if retry != "resume":
+            error = RequestError("unauthorized", f"the connection ends: {reason}")
+            told.append(_error(error, None))
+        return told
 
 
 def _now_ms() -> int:

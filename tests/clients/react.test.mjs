@@ -64,14 +64,8 @@ function submit(view, content, options) {
   view.stream.submit(user(content), options).catch((error) => (view.failure = error));
 }
 
-/** Wait until the page has read all that was sent before: over SSE, the end of a run comes on two
- * responses, and this version takes the second for that of a run that it has started meanwhile. */
-const caughtUp = async ({ stream }) =>
-  (await fetch(`${URL_OF_AGENT}/threads/${stream.threadId}/state`)).arrayBuffer();
-
 /** Submit a message that makes the run wait, and wait until it does. */
 async function submitSlow(view, before = []) {
-  if (before.length) await caughtUp(view);
   submit(view, "slow");
   await until(() => texts(view).at(-1) === HALF);
   assert.equal(view.stream.isLoading, true);

@@ -46,7 +46,7 @@ def table(quick: bool) -> list[tuple[str, str, Scenario]]:
         (
             "SIGSTOP longer than the lease, and back",
             "PostgreSQL",
-            lambda *where: scenarios.stop_owner(*where, times=few or 8),
+            lambda *where: scenarios.stop_owner(*where, times=few or 50),
         ),
         (
             "a node that blocks the event loop",
