@@ -307,8 +307,7 @@ class Connection:
             self.abort(f"it took no byte for {self._timing.stall:g} s")
             return
         if self._ending is None:
-            if overdue := self._session.overdue():
-                self._put(overdue)
+            self._put_overdue()
             self._check_identity(now, wall)
             self._check_silence(now, wall, idle=not waiting)
 
@@ -566,12 +565,21 @@ class Connection:
 
     async def _sleep(self) -> None:
         """Wait until something has happened since `_news` was reset."""
-        if not self._news:
-            self._sleeper = self._loop.create_future()
-            try:
-                await self._sleeper
-            finally:
-                self._sleeper = None
+        if self._news:
+            return
+        due_in = self._session.due_in()
+        timer = None if due_in is None else self._loop.call_later(due_in, self._put_overdue)
+        self._sleeper = self._loop.create_future()
+        try:
+            await self._sleeper
+        finally:
+            self._sleeper = None
+            if timer is not None:
+                timer.cancel()
+
+    def _put_overdue(self) -> None:
+        if overdue := self._session.overdue():
+            self._put(overdue)
 
     def _rouse(self) -> None:
         """Have the writer look what there is to send."""

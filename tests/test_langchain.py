@@ -27,6 +27,7 @@ from langgraph_ws.frames import (
     AttemptStarted,
     BlockDelta,
     Frame,
+    Interrupted,
     MessageFinished,
     MessageStarted,
     RunFailed,
@@ -1269,10 +1270,43 @@ def test_the_end_of_a_run_from_before_is_not_taken_for_that_of_the_next(
         now[0] += 299
         assert client.overdue() == []
         if begins:
-            assert lifecycle(client.send("t", story[len(end) + 1 :])) == ["running", told]
+            live = client.send("t", story[len(end) + 1 :])
+            now[0] += 100
+            assert lifecycle([*live, *client.overdue()]) == ["running", told]
         now[0] += 2
         assert lifecycle(client.overdue()) == ([] if begins else [told])
         assert client.overdue() == []
+
+
+@pytest.mark.parametrize("user_agent", ["Python/3.11 websockets/17.4", "langgraph-sdk-py/0.4.14"])
+def test_the_python_client_hears_why_a_run_stops_after_what_was_said_elsewhere(
+    user_agent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.time_ns() // 1_000_000]
+    monkeypatch.setattr(langchain, "_now_ms", lambda: now[0])
+    watcher, other = (
+        LangChainSession(Peer({"thread_id": "t"}, user_agent=user_agent)) for _ in range(2)
+    )
+    subscribed(watcher, "lifecycle", "input")
+    subscribed(other, "lifecycle", "input", "messages")
+    starts = [RunStarted(thread_id="t", run_id=run, graph="g") for run in ("r", "s")]
+    asked = Interrupted(interrupt_id="i", value="?")
+    story = recent(starts[0], asked, RunFinished(status="interrupted"), starts[1], *FAILURE)
+    names = ["running", "input.requested", "interrupted", "running", "failed"]
+
+    def told(sent: list[bytes]) -> list[str]:
+        events = [orjson.loads(each) for each in sent]
+        return [event["params"]["data"].get("event", event["method"]) for event in events]
+
+    assert told(other.send("t", story)) == names
+    assert told(watcher.send("t", story[:3])) == names[:1]
+    assert watcher.due_in() == pytest.approx(0.1, abs=0.01)
+    now[0] += 99
+    assert watcher.overdue() == []
+    assert told(watcher.send("t", story[3:])) == names[1:4]
+    now[0] += 100
+    assert told(watcher.overdue()) == names[4:]
+    assert watcher.due_in() is None
 
 
 def test_the_protocol_has_no_word_for_gaps_heartbeats_and_going_away() -> None:

@@ -89,6 +89,8 @@ _SETTLE_MS = 300
 and the Python client from its first to a run."""
 _LATE_MS = 10_000
 """How long the Python client may need to watch a run that it has started."""
+_OVERTAKE_MS = 100
+"""How long the Python client may need to read what was sent before on another connection."""
 _ENDS = frozenset({"completed", "failed"})
 """What the Python client takes for the end of a run."""
 _WATCHED = frozenset({"lifecycle", "input"})
@@ -501,9 +503,9 @@ class LangChainSession(Session):
                     data = self._encoded(entry, part, number, event)
                     if data is None:
                         continue
-                    if event.root is not None and self._held:  # the next run has begun
-                        out += () if self._is_python else self._held
-                        self._held = []
+                    if event.root == "running" and self._held:  # the next run has begun
+                        out += () if self._is_python and not self._due_ms else self._held
+                        self._held, self._due_ms = [], 0
                     (self._held if self._is_early(number, entry, event) else out).append(data)
         if entries:
             last = reader.numbers.through(entries[-1].seq)
@@ -521,12 +523,18 @@ class LangChainSession(Session):
 
         The Python client watches on a connection of its own, and takes the first end that it is
         told of for that of its run. An end from before it came may be that of another run, which it
-        is not to be told of when it starts its own right away.
+        is not to be told of when it starts its own right away. And once it hears that a run failed
+        or waits for an answer, it shows nothing more of what comes on the other connection.
         """
         if self._is_python:
-            return event.root in _ENDS and any(
-                each.watches and number <= each.head for each in self._subscriptions.values()
-            )
+            watching = [each for each in self._subscriptions.values() if each.watches]
+            if any(number <= each.head for each in watching):
+                return event.root in _ENDS
+            stops = event.root in ("failed", "interrupted") or event.method == "input.requested"
+            if not stops or len(watching) < len(self._subscriptions):
+                return False
+            self._due_ms = _now_ms() + _OVERTAKE_MS
+            return True
         if self._is_one_of_several:
             if event.root is None or event.root == "running" or self._is_leaving:
                 return False
@@ -559,15 +567,15 @@ class LangChainSession(Session):
         """The end that was held back, once it is not to be any more."""
         if not self._held:
             return []
-        early = _now_ms() < self._due_ms if self._is_one_of_several else self._may_ask_for_more()
+        early = _now_ms() < self._due_ms if self._due_ms else self._may_ask_for_more()
         if early:
             return []
-        released, self._held = self._held, []
+        released, self._held, self._due_ms = self._held, [], 0
         return released
 
     def due_in(self) -> float | None:
-        """In how many seconds an event stream is told of the end that was held back."""
-        if not self._held or not self._is_one_of_several:
+        """In how many seconds the end that was held back is to be told, where that is known."""
+        if not self._held or not self._due_ms:
             return None
         return max(0, self._due_ms - _now_ms() + 1) / 1_000
 
