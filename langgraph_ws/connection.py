@@ -635,6 +635,8 @@ class Connection:
                 self._sent += len(frame)
         except Exception:
             self._fail_writing()
+        if self._session.due_in() is not None:
+            self._rouse()  # the writer sees to it
 
     def _fail_writing(self) -> None:
         self._log_fault("a message could not be made or sent")

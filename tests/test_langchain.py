@@ -22,6 +22,7 @@ from langgraph.types import interrupt
 
 from langgraph_ws import ChatMapper, Limits
 from langgraph_ws.commands import Attached, RunInfo
+from langgraph_ws.connection import Connection
 from langgraph_ws.errors import GapError, RequestError
 from langgraph_ws.frames import (
     AttemptStarted,
@@ -977,6 +978,25 @@ async def test_events_larger_than_the_python_client_takes_are_left_out_for_it(
         async with socket(site, max_msg_size=0) as client:
             await client.subscribe("values")
             assert len(data(client.events, "values")[-1]["log"][0]) == 1_100_000
+
+
+@pytest.mark.parametrize("compress", [False, True])
+async def test_what_is_held_back_goes_out_when_its_time_has_come(
+    compress: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing else happens meanwhile: a sweep would send it, too.
+    monkeypatch.setattr(Connection, "sweep", lambda *_args: None)
+    python = {"User-Agent": "Python/3.11 websockets/15.0"}
+    options = {"compress": 15 if compress else 0}
+    failing = line(("n", model_node(Reply(text="x", error=ValueError("no")))))
+    async with (
+        served(failing, compress=compress) as site,
+        socket(site, headers=python, **options) as watcher,
+        socket(site, headers=python) as other,
+    ):
+        await watcher.subscribe("lifecycle", "input")
+        await other.start()
+        assert [root(event) for event in await watcher.until("failed")] == ["running", "failed"]
 
 
 # -- the session by itself ----------------------------------------------------------------------

@@ -341,6 +341,16 @@ async def test_a_silent_stream_says_that_it_lives() -> None:
         assert await events.response.content.readline() == b": heartbeat\n"
 
 
+async def test_an_end_that_was_held_back_goes_out_when_its_time_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nothing else happens meanwhile: a sweep would send it, too.
+    monkeypatch.setattr(EventStream, "sweep", lambda *_args: None)
+    async with served(chat("x")) as site, stream(site) as events:
+        await start(site, {})
+        await events.until("completed")
+
+
 async def test_streams_end_with_the_server_and_are_counted() -> None:
     counted: list[tuple[str, ...]] = []
 
