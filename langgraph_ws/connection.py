@@ -602,12 +602,7 @@ class Connection:
             message = follow.tell(entry)
             if message is None:
                 return False
-            text, frame = _Framed.last
-            if message is not text:
-                frame = _text_frame(message)
-            transport.write(frame)
-            self._messages += 1
-            self._sent += len(frame)
+            self._send_now(message)
         except Exception:
             self._fail_writing()
         return True
@@ -629,14 +624,20 @@ class Connection:
                 if number and transport.get_write_buffer_size():
                     self._put(messages[number:])
                     break
-                frame = _text_frame(message)
-                transport.write(frame)
-                self._messages += 1
-                self._sent += len(frame)
+                self._send_now(message)
         except Exception:
             self._fail_writing()
         if self._session.due_in() is not None:
             self._rouse()  # the writer sees to it
+
+    def _send_now(self, message: bytes) -> None:
+        """Send a message past the writer, for which there is nothing to do; framed once for all."""
+        text, frame = _Framed.last
+        if message is not text:
+            frame = _text_frame(message)
+        self._transport.write(frame)
+        self._messages += 1
+        self._sent += len(frame)
 
     def _fail_writing(self) -> None:
         self._log_fault("a message could not be made or sent")
