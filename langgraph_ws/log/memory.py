@@ -207,7 +207,7 @@ class MemoryThreadLog(ThreadLog):
         record = self._record(thread)
         follower = _Follower(record, seq, self._settle, self._opened, tell or _untold)
         record.followers[follower] = wake
-        record.told = None
+        record.audience = None
         return follower
 
     async def bounds(self, thread: str) -> Bounds:
@@ -403,7 +403,8 @@ class _Thread:
         self.fold = Fold(retention.thread_bytes)
         self.runs: dict[str, _Run] = {}
         self.followers: dict[_Follower, Callable[[], None]] = {}
-        self.told: tuple[tuple[_Follower, Callable[[], None]], ...] | None = None  # these, as read
+        # The same as a tuple, until they change: `tell` goes through it for every token.
+        self.audience: tuple[tuple[_Follower, Callable[[], None]], ...] | None = None
         self._retention = retention
         self._most_entries = retention.entries
         self._most_bytes = retention.thread_bytes
@@ -462,10 +463,10 @@ class _Thread:
         seq = self.head
         before = seq - 1
         entry = self.newest = self.entries[seq].entry(seq, opened)
-        told = self.told
-        if told is None:
-            told = self.told = tuple(self.followers.items())
-        for follower, wake in told:
+        audience = self.audience
+        if audience is None:
+            audience = self.audience = tuple(self.followers.items())
+        for follower, wake in audience:
             try:
                 if follower.seq == before and follower.tell(entry):
                     follower.seq = seq
@@ -642,7 +643,7 @@ class _Follower:
     def close(self) -> None:
         """Stop following; `wake` is not called again."""
         if self._thread.followers.pop(self, None) is not None:
-            self._thread.told = None
+            self._thread.audience = None
             self.tell = _untold
             self._settle(self._thread)
 
