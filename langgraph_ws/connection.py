@@ -307,7 +307,7 @@ class Connection:
             self.abort(f"it took no byte for {self._timing.stall:g} s")
             return
         if self._ending is None:
-            self._put_overdue()
+            self._threads.send_overdue()
             self._check_identity(now, wall)
             self._check_silence(now, wall, idle=not waiting)
 
@@ -565,21 +565,12 @@ class Connection:
 
     async def _sleep(self) -> None:
         """Wait until something has happened since `_news` was reset."""
-        if self._news:
-            return
-        due_in = self._session.due_in()
-        timer = None if due_in is None else self._loop.call_later(due_in, self._put_overdue)
-        self._sleeper = self._loop.create_future()
-        try:
-            await self._sleeper
-        finally:
-            self._sleeper = None
-            if timer is not None:
-                timer.cancel()
-
-    def _put_overdue(self) -> None:
-        if overdue := self._session.overdue():
-            self._put(overdue)
+        if not self._news:
+            self._sleeper = self._loop.create_future()
+            try:
+                await self._sleeper
+            finally:
+                self._sleeper = None
 
     def _rouse(self) -> None:
         """Have the writer look what there is to send."""
@@ -627,8 +618,6 @@ class Connection:
                 self._send_now(message)
         except Exception:
             self._fail_writing()
-        if self._session.due_in() is not None:
-            self._rouse()  # the writer sees to it
 
     def _send_now(self, message: bytes) -> None:
         """Send a message past the writer, for which there is nothing to do; framed once for all."""

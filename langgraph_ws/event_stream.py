@@ -127,21 +127,7 @@ class EventStream:
                 self._over = True  # there is nothing more to tell
                 return
             elif not (self._threads.ready or self._outbox or self._beat_due):
-                await self._woken()
-
-    async def _woken(self) -> None:
-        """Wait until there is something to send."""
-        due_in = self._session.due_in()
-        timer = None if due_in is None else self._loop.call_later(due_in, self._put_overdue)
-        try:
-            await self._wake.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def _put_overdue(self) -> None:
-        if overdue := self._session.overdue():
-            self._put(overdue)
+                await self._wake.wait()
 
     def _take(self) -> list[bytes]:
         """What is to be sent now: answers first, then what the thread has to say."""
@@ -210,7 +196,7 @@ class EventStream:
             self._transport.abort()
             self._wake.set()
             return
-        self._put_overdue()
+        self._threads.send_overdue()
         if is_expired(self._identity):
             self.close()
         elif now - self._sent_at >= min(_HEARTBEAT_S, self._timing.heartbeat):

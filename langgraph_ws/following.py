@@ -7,6 +7,7 @@ socket can take more.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -105,6 +106,7 @@ class Threads:
         "_send",
         "_session",
         "_tell",
+        "_timer",
         "_wake",
     )
 
@@ -130,6 +132,7 @@ class Threads:
         self._lost = lost
         self._follows: dict[str, Follow] = {}
         self._ready: dict[Follow, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     # -- reading ----------------------------------------------------------------------------
@@ -192,10 +195,30 @@ class Threads:
                 self._drop(follow, dropped=False)
         if not entries:
             return []
-        messages = self._session.send(follow.thread_id, entries)
+        messages = self._made_of(follow, entries)
         if self._session.done_with(follow.thread_id):
             self._drop(follow, dropped=False)
         return messages
+
+    def _made_of(self, follow: Follow, entries: Sequence[Entry]) -> list[bytes]:
+        """The messages for entries; what the session holds back of them is sent when it is due."""
+        messages = self._session.send(follow.thread_id, entries)
+        self._set_timer()
+        return messages
+
+    def _set_timer(self) -> None:
+        if self._timer is None and (due_in := self._session.due_in()) is not None:
+            self._timer = asyncio.get_running_loop().call_later(due_in, self._time_has_come)
+
+    def _time_has_come(self) -> None:
+        self._timer = None
+        self.send_overdue()
+        self._set_timer()
+
+    def send_overdue(self) -> None:
+        """Send what the session held back and is due by now."""
+        if overdue := self._session.overdue():
+            self._send(overdue)
 
     def _is_over(self, follow: Follow, entries: list[Entry]) -> bool:
         if entries and isinstance(entries[-1].frame, RunFinished):
@@ -303,6 +326,9 @@ class Threads:
         for follow in tuple(self._follows.values()):
             self._drop(follow, dropped=True)
         self._ready.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # -- following --------------------------------------------------------------------------
 
@@ -339,14 +365,14 @@ class Threads:
             GapError: There is none to be had.
             TooSlow: The oldest entry is never held long enough.
         """
-        runs = self._runs
         for _ in range(_RETRIES):
             try:
                 follow.cursor = await self._cursor(follow, begin, rewind=wanted.rewind)
             except GapError:
                 if not wanted.held:
                     raise
-                bounds = await runs.log.bounds(runs.key(follow.identity, follow.thread_id))
+                key = self._runs.key(follow.identity, follow.thread_id)
+                bounds = await self._runs.log.bounds(key)
                 begin = Position(bounds.epoch, bounds.first - 1)
             else:
                 return Position(follow.cursor.position.epoch, begin.seq)
@@ -383,7 +409,7 @@ class Threads:
         )
         messages = self._session.done(token, attached)
         if end:
-            messages = [*messages, *self._session.send(follow.thread_id, end)]
+            messages = [*messages, *self._made_of(follow, end)]
         if end and wanted.only is not None:
             follow.until = 0
         follow.cursor = cursor  # not before: what is read of it is told after the snapshot
