@@ -207,7 +207,8 @@ class Threads:
         return messages
 
     def _set_timer(self) -> None:
-        if self._timer is None and (due_in := self._session.due_in()) is not None:
+        due_in = self._session.due_in()
+        if due_in is not None and self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(due_in, self._time_has_come)
 
     def _time_has_come(self) -> None:

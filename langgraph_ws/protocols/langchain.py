@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -286,7 +287,7 @@ class LangChainSession(Session):
         self._bad_messages = 0
         self._opened_ms = self._subscribed_ms = _now_ms()
         self._held: list[bytes] = []
-        self._due_ms = 0
+        self._due_ms = 0.0  # when that is due
         self._is_leaving = False
 
     # -- what the client says ---------------------------------------------------------------
@@ -504,9 +505,14 @@ class LangChainSession(Session):
                     if data is None:
                         continue
                     if event.root == "running" and self._held:  # the next run has begun
-                        out += () if self._is_python and not self._due_ms else self._held
-                        self._held, self._due_ms = [], 0
-                    (self._held if self._is_early(number, entry, event) else out).append(data)
+                        out += () if self._is_python and self._due_ms == inf else self._held
+                        self._held = []
+                    due_ms = self._due_of(number, entry, event)
+                    if due_ms and due_ms > _now_ms():
+                        self._due_ms = due_ms
+                        self._held.append(data)
+                    else:
+                        out.append(data)
         if entries:
             last = reader.numbers.through(entries[-1].seq)
             for subscription in self._subscriptions.values():
@@ -514,8 +520,10 @@ class LangChainSession(Session):
             out += self._answer_replayed(last)
         return [*out, *self.overdue()]
 
-    def _is_early(self, number: int, entry: Entry, event: Event) -> bool:
-        """Whether it is the end of a run that the client may not be told of yet.
+    def _due_of(self, number: int, entry: Entry, event: Event) -> float:
+        """When the client may be told of an event, in milliseconds since the Unix epoch.
+
+        0: at once; infinity: once it asks for nothing more.
 
         The JavaScript client watches a run first, and subscribes to what it says right after, when
         it has started one and when it comes back. When it is told of the end in between, it shows
@@ -529,21 +537,18 @@ class LangChainSession(Session):
         if self._is_python:
             watching = [each for each in self._subscriptions.values() if each.watches]
             if any(number <= each.head for each in watching):
-                return event.root in _ENDS
+                return inf if event.root in _ENDS else 0
             stops = event.root in ("failed", "interrupted") or event.method == "input.requested"
-            if not stops or len(watching) < len(self._subscriptions):
-                return False
-            self._due_ms = _now_ms() + _OVERTAKE_MS
-            return True
+            only_watches = len(watching) == len(self._subscriptions)
+            return _now_ms() + _OVERTAKE_MS if stops and only_watches else 0
         if self._is_one_of_several:
-            if event.root is None or event.root == "running" or self._is_leaving:
-                return False
-            self._due_ms = self._due_of_end(entry)
-            return _now_ms() < self._due_ms
-        return event.root in TERMINAL_EVENTS.values() and self._may_ask_for_more()
+            is_end = event.root is not None and event.root != "running"
+            return self._due_of_end(entry) if is_end and not self._is_leaving else 0
+        is_end = event.root in TERMINAL_EVENTS.values()
+        return inf if is_end and self._may_ask_for_more() else 0
 
     def _due_of_end(self, entry: Entry) -> int:
-        """When an event stream may be told of the end of a run, in milliseconds since the epoch.
+        """When an event stream may be told of the end of a run.
 
         The JavaScript client (1.15) has two event streams at a time, and another instead of one of
         them whenever it subscribes to more. (1) The one that only watches tells it again of the end
@@ -567,15 +572,15 @@ class LangChainSession(Session):
         """The end that was held back, once it is not to be any more."""
         if not self._held:
             return []
-        early = _now_ms() < self._due_ms if self._due_ms else self._may_ask_for_more()
-        if early:
+        waits = self._may_ask_for_more() if self._due_ms == inf else _now_ms() < self._due_ms
+        if waits:
             return []
-        released, self._held, self._due_ms = self._held, [], 0
+        released, self._held = self._held, []
         return released
 
     def due_in(self) -> float | None:
         """In how many seconds the end that was held back is to be told, where that is known."""
-        if not self._held or not self._due_ms:
+        if not self._held or self._due_ms == inf:
             return None
         return max(0, self._due_ms - _now_ms() + 1) / 1_000
 
