@@ -266,7 +266,7 @@ async def test_who_comes_while_the_reader_of_a_slot_ends_is_read(
 
     async def close_slowly(redis: Redis, *arguments: Any) -> None:
         task = asyncio.current_task()
-        if task is not None and task.get_name() == "redis reader":
+        if task is not None and task.get_name() == "redis closing":
             closing.set()
             await closed.wait()
         await close(redis, *arguments)

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_ws.errors import LogClosed, LogFailed, LogUnavailable
+from langgraph_ws.log.redis_cluster import close_quietly
 from langgraph_ws.log.redis_server import Server
 from tests.servers import RedisServer, redis_server
 
@@ -175,3 +176,19 @@ async def test_who_lets_go_of_the_connections_makes_no_others(server: Server) ->
         await server.ping("n")
     with pytest.raises(LogClosed):
         await server.run(ADD, ["n"], 1)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_is_closed_however_soon_that_is_cancelled(
+    server: Server, turns: int
+) -> None:
+    reader = await server.blocking("key", 1.0)
+    connection = reader.connection
+    closing = asyncio.create_task(close_quietly(reader))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert connection is not None
+    assert connection.is_connected is (turns == 0)  # it had not begun
+    await close_quietly(reader)

@@ -99,7 +99,7 @@ class Cluster:
         if tasks:
             await asyncio.wait(tasks)
         for link in {*self._links.values(), *self._uses}:
-            await _close(link)
+            await _quietly(link.close)
 
     async def _find(self, slot: int) -> Node:
         if not self._views:
@@ -194,20 +194,27 @@ class Cluster:
 
     def _let_go(self, link: Link) -> None:
         """Close a link on which nothing is under way, or only what nobody waits for."""
-        task = asyncio.create_task(_close(link), name="redis cluster")
+        task = asyncio.create_task(_quietly(link.close), name="redis cluster")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
 
 async def close_quietly(redis: Redis) -> None:
-    """Close a client; its connection is given up even where redis-py (8.1) raises."""
-    with contextlib.suppress(RedisError, OSError):
-        await redis.aclose()
+    """Close a client; its connection is given up even where redis-py (8.1) raises.
+
+    It disconnects in tasks: a cancellation that met them before they had begun left the connection
+    open.
+    """
+    closing = asyncio.create_task(_quietly(redis.aclose), name="redis closing")
+    try:
+        await asyncio.wait({closing})
+    finally:
+        await asyncio.wait({closing})
 
 
-async def _close(link: Link) -> None:
+async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
     with contextlib.suppress(RedisError, OSError):
-        await link.close()
+        await close()
 
 
 def _answer(task: asyncio.Task[View]) -> View:

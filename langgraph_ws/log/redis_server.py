@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_ws.errors import LogClosed, LogFailed, LogUnavailable
-from langgraph_ws.log.redis_cluster import Cluster, slot_of
+from langgraph_ws.log.redis_cluster import Cluster, close_quietly, slot_of
 from langgraph_ws.log.redis_link import Link
 from langgraph_ws.log.redis_pool import COMMAND_S, Address
 
@@ -114,7 +114,7 @@ class Server:
             try:
                 await redis.xlen(key)  # so that it is connected, and to whom has the key
             except BaseException:
-                await redis.aclose()
+                await close_quietly(redis)
                 raise
             return redis
 
