@@ -13,7 +13,7 @@ from langgraph_ws.frames import BlockDelta, Frame
 from langgraph_ws.limits import Limits
 from langgraph_ws.log import Position, ThreadLog
 from langgraph_ws.messages import Block
-from langgraph_ws.streaming import MapperError
+from langgraph_ws.streaming import check_delta
 
 __all__ = ["Beat", "Sink"]
 
@@ -136,9 +136,7 @@ class Sink:
             MapperError: The text of a delta is none.
         """
         if isinstance(frame, BlockDelta):
-            if not isinstance(frame.text, str):
-                kind = type(frame.text).__name__
-                raise MapperError(f"text of a BlockDelta: expected a str, got {kind}")
+            check_delta(frame)
             self.add_text(frame.text, frame)
         elif self._takes():
             self._fold()

@@ -42,6 +42,7 @@ from langgraph_ws.errors import (
     LogFailed,
 )
 from langgraph_ws.frames import (
+    BlockDelta,
     Frame,
     MessageFinished,
     RunFailed,
@@ -73,6 +74,7 @@ __all__ = [
     "MapperError",
     "Outlet",
     "Resumption",
+    "check_delta",
     "check_graph",
     "graph_options",
     "input_messages",
@@ -96,7 +98,18 @@ _UNREPORTED = frozenset({"nothing_to_continue", "drained"})
 
 
 class MapperError(LangGraphWSError):
-    """The mapper raised; the error is the cause of this one."""
+    """The mapper raised, and its error is the cause of this one; or its frame cannot be written."""
+
+
+def check_delta(delta: BlockDelta) -> None:
+    """Make sure that a delta of a mapper can be written.
+
+    Raises:
+        MapperError: Its text is none.
+    """
+    if not isinstance(delta.text, str):
+        kind = type(delta.text).__name__
+        raise MapperError(f"text of a BlockDelta: expected a str, got {kind}")
 
 
 # --- graphs ----------------------------------------------------------------------------------
@@ -525,10 +538,14 @@ class Execution:
     def _closing(self, status: Literal["failed", "cancelled"]) -> list[Frame]:
         """What the mapper still has to say; a mapper that fails here says nothing."""
         try:
-            return list(self._mapper.fail(status))
+            frames = list(self._mapper.fail(status))
+            for frame in frames:
+                if isinstance(frame, BlockDelta):
+                    check_delta(frame)
         except Exception as error:
             report(error, f"run {self._run.run_id}: the mapper failed to close what was open")
             return []
+        return frames
 
     def _result(self) -> RunResult:
         return replace(

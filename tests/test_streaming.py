@@ -228,15 +228,30 @@ async def test_a_mapper_that_fails_midway_stops_the_graph() -> None:
     assert gate.stopped.is_set()
 
 
-async def test_a_mapper_that_cannot_even_close(caplog: pytest.LogCaptureFixture) -> None:
+def cannot_close(mapper: ChatMapper, status: Any) -> Any:
+    raise ValueError("still in the mapper")
+
+
+def says_a_number(mapper: ChatMapper, status: Any) -> Any:
+    number: Any = 5
+    yield BlockDelta(message_id="m", index=0, kind="text", text=number, offset=0)
+
+
+@pytest.mark.parametrize(
+    ("close", "reason"),
+    [(cannot_close, "still in the mapper"), (says_a_number, "expected a str, got int")],
+)
+async def test_a_mapper_that_cannot_even_close(
+    close: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     class Failing(ChatMapper):
-        def fail(self, status: Any) -> Any:
-            raise ValueError("still in the mapper")
+        fail = close
 
     frames = await record(line(("n", lambda state: 1 / 0)), HELLO, mapper=Failing)
     assert of(frames, RunFailed)[0].code == "graph_failed"
     assert frames[-1] == RunFinished(status="failed")
-    assert "still in the mapper" in caplog.text
+    assert not of(frames, BlockDelta)
+    assert reason in caplog.text
 
 
 @pytest.mark.parametrize(
